@@ -1,0 +1,92 @@
+"""Color, shape or size of one thing: by its place, or by the one other attribute that singles it out.
+
+A question is made only of what names exactly one thing, so it has exactly one right answer.
+"""
+
+import numpy as np
+
+from data_pipelines.playground.base import Item, Split, Turn, phrase, pick
+from data_pipelines.playground.scene import Scene, Thing, distinct_turns, draw, random_scene, unique_things
+
+FAMILY = "attributes"
+
+AT_PLACE = (
+    "What is the {what} of the thing at the {place}?",
+    "Look at the {place}: what {what} is the thing there?",
+    "Name the {what} of the thing in the {place} of the picture.",
+    "What {what} does the thing at the {place} have?",
+    "Tell me the {what} of the thing at the {place}.",
+    "At the {place} there is one thing. Which {what} does it have?",
+    "Which {what} has the thing at the {place}?",
+    "The thing at the {place}: what is its {what}?",
+    "Give the {what} of whatever is at the {place}.",
+)
+COLOR_OF_SHAPE = (
+    "What color is the {name}?",
+    "Which color does the {name} have?",
+    "The {name} in the picture is of which color?",
+    "Tell me the color of the {name}.",
+    "There is one {name} in the picture. What is its color?",
+    "Name the color of the only {name}.",
+)
+SHAPE_OF_COLOR = (
+    "What shape is {name}?",
+    "Which shape is {name} in this picture?",
+    "The {name} one has which shape?",
+    "Tell me the shape of the {name} thing.",
+    "There is one {name} thing in the picture. What is its shape?",
+    "Name the shape that is colored {name}.",
+)
+SIZE_OF_THING = (
+    "What size is the {name}?",
+    "How big is the {name}: small, medium or large?",
+    "Small, medium or large: which is the {name}?",
+    "Tell me the size of the {name}.",
+    "Is the {name} small, medium or large?",
+    "Name the size of the {name}.",
+)
+
+
+def ask(scene: Scene, rng: np.random.Generator, split: Split) -> Turn:
+    """A question about one of at least one things."""
+    kinds = [kind for kind in (_at_place, _color_of_shape, _shape_of_color, _size_of_thing) if kind(scene)]
+    kind = _at_place if rng.random() < 0.4 else pick(rng, kinds)
+    phrasings, slots, answer = pick(rng, kind(scene))
+    return Turn(phrase(rng, phrasings, split, **slots), answer, FAMILY)
+
+
+Question = tuple[tuple[str, ...], dict[str, str], str]  # phrasings, what fills them, answer
+
+
+def _at_place(scene: Scene) -> list[Question]:
+    return [
+        (AT_PLACE, {"what": what, "place": thing.position}, getattr(thing, what))
+        for thing in scene.things
+        for what in ("color", "shape", "size")
+    ]
+
+
+def _color_of_shape(scene: Scene) -> list[Question]:
+    return [(COLOR_OF_SHAPE, {"name": t.shape}, t.color) for t in _alone_in(scene, "shape")]
+
+
+def _shape_of_color(scene: Scene) -> list[Question]:
+    return [(SHAPE_OF_COLOR, {"name": t.color}, t.shape) for t in _alone_in(scene, "color")]
+
+
+def _size_of_thing(scene: Scene) -> list[Question]:
+    return [(SIZE_OF_THING, {"name": t.name}, t.size) for t in unique_things(scene)]
+
+
+def _alone_in(scene: Scene, what: str) -> list[Thing]:
+    """The things that share their value of ``what`` with no other."""
+    values = [getattr(thing, what) for thing in scene.things]
+    return [thing for thing, value in zip(scene.things, values, strict=True) if values.count(value) == 1]
+
+
+def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) -> Item:
+    """One to six things: few enough that colors and shapes are often unique."""
+    scene = random_scene(rng, split, int(rng.integers(1, 7)), max_side)
+    picture = draw(scene, rng)
+    turns = distinct_turns(n_turns, lambda: ask(scene, rng, split))
+    return Item([picture], "image", turns, scene.facts())

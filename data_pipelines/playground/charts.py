@@ -1,0 +1,348 @@
+"""Charts: bars (standing or lying), lines and pies of 3 to 6 named integers from 1 to 20.
+
+Values of one chart are all different, so the largest and the smallest have one answer. A value is asked only where it
+can be read off: it is written at its mark, or the mark ends on a numbered line of the axis.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from data_pipelines.playground import canvas
+from data_pipelines.playground.base import Item, Split, pick
+from data_pipelines.playground.words import Fact, ask
+
+FAMILY = "charts"
+TOP = 20  # the largest value and the axis' end
+NAMED = {
+    "red": (214, 40, 40),
+    "green": (44, 160, 44),
+    "blue": (38, 90, 220),
+    "yellow": (245, 210, 40),
+    "purple": (140, 60, 190),
+    "orange": (250, 130, 20),
+}
+LABELS = (
+    ("A", "B", "C", "D", "E", "F"),
+    ("P", "Q", "R", "S", "T", "U"),
+    ("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    ("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+    ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat"),
+)
+MARK = {"bars": "bar", "lying bars": "bar", "line": "point", "pie": "slice"}
+MOST = {"bars": ("tallest", "shortest"), "lying bars": ("longest", "shortest")}  # others: highest and lowest, or size
+
+PHRASINGS = {
+    "largest": (
+        "Which {mark} is the {most}?",
+        "Which {mark} has the largest value?",
+        "Which {mark} stands for the largest value?",
+        "What is the {most} {mark}?",
+        "Name the {most} {mark}.",
+        "Which is the {most} {mark}?",
+        "Which has the highest value?",
+        "Which {mark} has the highest value?",
+        "Name the {mark} with the largest value.",
+    ),
+    "smallest": (
+        "Which {mark} is the {least}?",
+        "Which {mark} has the smallest value?",
+        "Which {mark} stands for the smallest value?",
+        "What is the {least} {mark}?",
+        "Name the {least} {mark}.",
+        "Which is the {least} {mark}?",
+        "Which has the lowest value?",
+        "Which {mark} has the lowest value?",
+        "Name the {mark} with the smallest value.",
+    ),
+    "value": (
+        "What is the value of {a}?",
+        "What value does {a} have?",
+        "How much is {a}?",
+        "Which value is shown for {a}?",
+        "Read the value of {a}.",
+        "What number belongs to {a}?",
+        "How large is {a}?",
+        "What is the number for {a}?",
+        "Give the value of {a}.",
+    ),
+    "count": (
+        "How many {mark}s are there?",
+        "How many {mark}s does the chart have?",
+        "Count the {mark}s.",
+        "How many {mark}s do you see?",
+        "What is the number of {mark}s?",
+        "How many {mark}s are shown?",
+    ),
+    "compare": (
+        "Is {a} larger than {b}?",
+        "Is {a} more than {b}?",
+        "Does {a} have a larger value than {b}?",
+        "Is the value of {a} larger than that of {b}?",
+        "Is {a} bigger than {b}?",
+        "Is {a} greater than {b}?",
+    ),
+    "larger": (
+        "Which is larger, {a} or {b}?",
+        "Which has the larger value, {a} or {b}?",
+        "Which is greater, {a} or {b}?",
+        "What is larger: {a} or {b}?",
+        "Which of the two is more, {a} or {b}?",
+        "Which of {a} and {b} is larger?",
+    ),
+    "kind": (
+        "What kind of chart is this?",
+        "Is this a bar, a line or a pie chart?",
+        "Which type of chart is it?",
+        "What type of chart is shown?",
+        "Bar, line or pie chart?",
+        "What sort of chart do you see?",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A chart before it is drawn: ``values[i]`` belongs to ``labels[i]`` and is painted in ``colours[i]``."""
+
+    kind: str
+    labels: tuple[str, ...]
+    values: tuple[int, ...]
+    colours: tuple[canvas.Colour, ...]
+    by_colour: bool  # labels are the colours' names and are not written
+    step: int  # values between two numbered lines of the axis; 0 where each mark has its value written
+
+
+@dataclass(frozen=True)
+class Area:
+    """Where to draw: the rectangle of the plot in pixels, and the size of an em."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    em: float
+
+
+def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) -> Item:
+    """One chart and ``n_turns`` questions; the first asks for an extreme or a value."""
+    paper = canvas.style(rng, split)
+    plan = _plan(rng, paper)
+    width, height, em = canvas.frame(rng, *_needs(plan, paper.font), max_side)
+    image = canvas.blank(width, height, paper)
+    painter = {"bars": _bars, "lying bars": _lying_bars, "line": _line, "pie": _pie}[plan.kind]
+    painter(rng, image, paper, plan, Area(0.3 * em, 0.2 * em, width - 0.3 * em, height - 0.2 * em, em))
+    turns, asked = ask(rng, split, FAMILY, PHRASINGS, _facts(rng, plan), n_turns)
+    meta: dict[str, Any] = {"kind": plan.kind, "labels": list(plan.labels), "values": list(plan.values)}
+    meta |= {"by_colour": plan.by_colour, "step": plan.step, "em": em, "asked": asked}
+    meta |= {"font": paper.font, "ink": paper.ink, "papers": [paper.background, paper.shade]}
+    return Item([canvas.finish(rng, image)], "image", turns, meta)
+
+
+def readable(value: int, step: int) -> bool:
+    """Whether a value can be read off exactly: written (``step`` 0), or on a numbered line."""
+    return step == 0 or value % step == 0
+
+
+def _plan(rng: np.random.Generator, paper: canvas.Style) -> Plan:
+    kind = pick(rng, tuple(MARK))
+    count = int(rng.integers(3, 7))
+    by_colour = kind != "line" and bool(rng.random() < 0.4)
+    if by_colour:
+        labels = tuple(list(NAMED)[i] for i in rng.permutation(6)[:count].tolist())
+        colours = tuple(NAMED[label] for label in labels)
+    else:
+        labels = _labels(rng, kind, count, paper.font)
+        colours = _colours(rng, kind, len(labels))
+    # Lying bars have their numbers side by side, and there is no room for those of every fourth value.
+    step = 0 if kind == "pie" or rng.random() < 0.65 else pick(rng, (5,) if kind == "lying bars" else (4, 5))
+    return Plan(kind, labels, _values(rng, kind, len(labels), step), colours, by_colour, step)
+
+
+def _labels(rng: np.random.Generator, kind: str, count: int, font: str) -> tuple[str, ...]:
+    """Neighbours of one family of names, fewer of them where they would not fit side by side."""
+    family = pick(rng, LABELS)
+    if kind in ("bars", "line"):
+        cell = max(canvas.width_em(label, font) for label in family) + 0.35
+        count = max(3, min(count, int((canvas.LIMIT - 2.2) / cell)))
+    start = int(rng.integers(0, 7 - count))
+    return family[start : start + count]
+
+
+def _colours(rng: np.random.Generator, kind: str, count: int) -> tuple[canvas.Colour, ...]:
+    palette = [list(NAMED.values())[i] for i in rng.permutation(6).tolist()]
+    return tuple(palette[:count]) if kind == "pie" or rng.random() < 0.4 else (palette[0],) * count
+
+
+def _values(rng: np.random.Generator, kind: str, count: int, step: int) -> tuple[int, ...]:
+    """Different values; a pie's are all at least a tenth of it, an axis has two or more on its numbered lines."""
+    while True:
+        values = tuple((rng.permutation(TOP)[:count] + 1).tolist())
+        thick = kind != "pie" or min(values) >= 0.1 * sum(values)
+        if thick and sum(readable(value, step) for value in values) >= 2:
+            return values
+
+
+def _needs(plan: Plan, font: str) -> tuple[float, float]:
+    """The least width and height in em that the chart stays legible in, margins included."""
+    widest = 0.0 if plan.by_colour else max(canvas.width_em(label, font) for label in plan.labels)
+    axis = 1.7 if plan.step else 0.0
+    if plan.kind == "pie":
+        return 7.0 + 2 * widest, 9.4
+    if plan.kind == "lying bars":
+        numbers = TOP // plan.step * (canvas.width_em("20", font) + 0.35) if plan.step else 5.5
+        return 1.6 + widest + numbers, 0.6 + 1.25 * len(plan.labels) + (1.4 if plan.step else 0.0)
+    return 0.6 + axis + len(plan.labels) * max(1.5, widest + 0.3), 7.0
+
+
+def _axis(draw: ImageDraw.ImageDraw, paper: canvas.Style, plan: Plan, area: Area, lying: bool) -> Area:
+    """Numbered lines, if the plan has them; returns what is left for the marks."""
+    if not plan.step:
+        return area
+    faint = _blend(paper.ink, paper.background, 0.65)
+    face, em = canvas.font(paper.font, area.em), area.em
+    if lying:
+        inner = Area(area.left, area.top, area.right - 0.6 * em, area.bottom - 1.2 * em, em)
+    else:
+        inner = Area(area.left + 1.5 * em, area.top + 0.4 * em, area.right, area.bottom, em)
+    for tick in range(0, TOP + 1, plan.step):
+        if lying:
+            x = inner.left + (inner.right - inner.left) * tick / TOP
+            draw.line((x, inner.top, x, inner.bottom), fill=faint, width=_thin(em))
+            draw.text((x, inner.bottom + 0.65 * em), str(tick), fill=paper.ink, font=face, anchor="mm")
+        else:
+            y = inner.bottom - (inner.bottom - inner.top) * tick / TOP
+            draw.line((inner.left, y, inner.right, y), fill=faint, width=_thin(em))
+            draw.text((inner.left - 0.25 * em, y), str(tick), fill=paper.ink, font=face, anchor="rm")
+    return inner
+
+
+def _standing(draw: ImageDraw.ImageDraw, paper: canvas.Style, plan: Plan, area: Area) -> tuple[Area, list[float]]:
+    """Labels under, numbers left: returns the marks' area and the middle of each."""
+    em, face = area.em, canvas.font(paper.font, area.em)
+    foot = 0.15 if plan.by_colour and not plan.step else 0.5 if plan.by_colour else 1.25
+    room = Area(area.left, area.top + (0.0 if plan.step else 1.2 * em), area.right, area.bottom - foot * em, em)
+    inner = _axis(draw, paper, plan, room, lying=False)
+    cell = (inner.right - inner.left) / len(plan.labels)
+    middles = [inner.left + cell * (i + 0.5) for i in range(len(plan.labels))]
+    draw.line((inner.left, inner.bottom, inner.right, inner.bottom), fill=paper.ink, width=_thin(em))
+    if not plan.by_colour:
+        for x, label in zip(middles, plan.labels, strict=True):
+            draw.text((x, inner.bottom + 0.7 * em), label, fill=paper.ink, font=face, anchor="mm")
+    return inner, middles
+
+
+def _bars(rng: np.random.Generator, image: Image.Image, paper: canvas.Style, plan: Plan, area: Area) -> None:
+    draw, em = ImageDraw.Draw(image), area.em
+    inner, middles = _standing(draw, paper, plan, area)
+    face = canvas.font(paper.font, em)
+    half = (inner.right - inner.left) / len(middles) * rng.uniform(0.28, 0.42)
+    for x, value, colour in zip(middles, plan.values, plan.colours, strict=True):
+        y = inner.bottom - (inner.bottom - inner.top) * value / TOP
+        draw.rectangle((x - half, y, x + half, inner.bottom), fill=colour, outline=paper.ink, width=_thin(em))
+        if not plan.step:
+            draw.text((x, y - 0.6 * em), str(value), fill=paper.ink, font=face, anchor="mm")
+
+
+def _lying_bars(rng: np.random.Generator, image: Image.Image, paper: canvas.Style, plan: Plan, area: Area) -> None:
+    draw, em, face = ImageDraw.Draw(image), area.em, canvas.font(paper.font, area.em)
+    head = 0.15 if plan.by_colour else max(canvas.width_em(label, paper.font) for label in plan.labels) + 0.35
+    if plan.step:
+        head = max(head, 0.4)
+    room = Area(area.left + head * em, area.top, area.right - (0 if plan.step else 1.6 * em), area.bottom, em)
+    inner = _axis(draw, paper, plan, room, lying=True)
+    cell = (inner.bottom - inner.top) / len(plan.labels)
+    half = cell * rng.uniform(0.28, 0.42)
+    for i, (label, value, colour) in enumerate(zip(plan.labels, plan.values, plan.colours, strict=True)):
+        y = inner.top + cell * (i + 0.5)
+        x = inner.left + (inner.right - inner.left) * value / TOP
+        draw.rectangle((inner.left, y - half, x, y + half), fill=colour, outline=paper.ink, width=_thin(em))
+        if not plan.step:
+            draw.text((x + 0.25 * em, y), str(value), fill=paper.ink, font=face, anchor="lm")
+        if not plan.by_colour:
+            draw.text((inner.left - 0.25 * em, y), label, fill=paper.ink, font=face, anchor="rm")
+    draw.line((inner.left, inner.top, inner.left, inner.bottom), fill=paper.ink, width=_thin(em))
+
+
+def _line(rng: np.random.Generator, image: Image.Image, paper: canvas.Style, plan: Plan, area: Area) -> None:
+    draw, em, face = ImageDraw.Draw(image), area.em, canvas.font(paper.font, area.em)
+    inner, middles = _standing(draw, paper, plan, area)
+    heights = [inner.bottom - (inner.bottom - inner.top) * value / TOP for value in plan.values]
+    # A thin line needs more contrast than a bar, which has an outline of ink.
+    faint = canvas.contrast(plan.colours[0], paper.background) < 2
+    colour = paper.ink if faint else plan.colours[0]
+    draw.line(list(zip(middles, heights, strict=True)), fill=colour, width=max(2, round(0.16 * em)), joint="curve")
+    radius = em * rng.uniform(0.2, 0.3)
+    for x, y, value in zip(middles, heights, plan.values, strict=True):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=paper.ink, width=_thin(em))
+        if not plan.step:
+            # The outline of paper keeps a steep line from running through the number.
+            rim = {"stroke_width": max(1, round(0.12 * em)), "stroke_fill": paper.background}
+            draw.text((x, y - 0.75 * em), str(value), fill=paper.ink, font=face, anchor="mm", **rim)
+
+
+def _pie(rng: np.random.Generator, image: Image.Image, paper: canvas.Style, plan: Plan, area: Area) -> None:
+    draw, em, face = ImageDraw.Draw(image), area.em, canvas.font(paper.font, area.em)
+    wide = 0.0 if plan.by_colour else max(canvas.width_em(label, paper.font) for label in plan.labels) + 0.3
+    high = 0.0 if plan.by_colour else 1.2
+    x, y = (area.left + area.right) / 2, (area.top + area.bottom) / 2
+    radius = min((area.right - area.left) / 2 - wide * em, (area.bottom - area.top) / 2 - high * em)
+    angle = float(rng.uniform(0, 360))
+    for label, value, colour in zip(plan.labels, plan.values, plan.colours, strict=True):
+        sweep = 360 * value / sum(plan.values)
+        box = (x - radius, y - radius, x + radius, y + radius)
+        draw.pieslice(box, angle, angle + sweep, fill=colour, outline=paper.ink, width=_thin(em))
+        c, s = math.cos(math.radians(angle + sweep / 2)), math.sin(math.radians(angle + sweep / 2))
+        inside = (x + 0.68 * radius * c, y + 0.68 * radius * s)
+        draw.text(inside, str(value), fill=canvas.best_ink(colour), font=face, anchor="mm")
+        if not plan.by_colour:
+            outside = (x + (radius + (wide / 2 + 0.1) * em) * c, y + (radius + 0.7 * em) * s)
+            draw.text(outside, label, fill=paper.ink, font=face, anchor="mm")
+        angle += sweep
+
+
+def _thin(em: float) -> int:
+    return max(1, round(0.06 * em))
+
+
+def _blend(a: canvas.Colour, b: canvas.Colour, share: float) -> canvas.Colour:
+    return tuple(round(p * (1 - share) + q * share) for p, q in zip(a, b, strict=True))
+
+
+def _facts(rng: np.random.Generator, plan: Plan) -> list[Fact]:
+    mark = MARK[plan.kind]
+    most, least = MOST.get(plan.kind, ("highest", "lowest") if mark == "point" else ("biggest", "smallest"))
+    by_value = sorted(zip(plan.values, plan.labels, strict=True))
+    names = {label: _name(label, plan, mark) for label in plan.labels}
+    facts = [Fact("largest", by_value[-1][1], {"mark": mark, "most": most})]
+    facts += [Fact("smallest", by_value[0][1], {"mark": mark, "least": least})]
+    shown = [(value, label) for value, label in by_value if readable(value, plan.step)]
+    values = [Fact("value", str(value), {"a": names[label]}) for value, label in shown]
+    rest = [Fact("count", str(len(plan.labels)), {"mark": mark}), Fact("kind", _kind(plan)), *_pairs(rng, plan, names)]
+    facts.append(values.pop(int(rng.integers(len(values)))))
+    first = facts.pop(int(rng.integers(3)))
+    return [first, *facts, *values, *rest]
+
+
+def _pairs(rng: np.random.Generator, plan: Plan, names: dict[str, str]) -> Sequence[Fact]:
+    """A yes/no and a which-of-two question, each about two marks of its own."""
+    (i, j), (k, m) = (rng.permutation(len(plan.labels))[:2].tolist() for _ in range(2))
+    a, b, c, d = (plan.labels[n] for n in (i, j, k, m))
+    larger = c if plan.values[k] > plan.values[m] else d
+    answer = "yes" if plan.values[i] > plan.values[j] else "no"
+    return [
+        Fact("compare", answer, {"a": names[a], "b": names[b]}),
+        Fact("larger", larger, {"a": names[c], "b": names[d]}),
+    ]
+
+
+def _name(label: str, plan: Plan, mark: str) -> str:
+    return f"the {label} {mark}" if plan.by_colour else label
+
+
+def _kind(plan: Plan) -> str:
+    return {"line": "line", "pie": "pie"}.get(plan.kind, "bar")

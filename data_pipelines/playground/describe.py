@@ -1,0 +1,54 @@
+"""One short sentence a thing, row by row: the dense answer from which a model learns to look.
+
+The sentence has one fixed form, so that an answer can be read back into things and scored slot by slot.
+"""
+
+import re
+
+import numpy as np
+
+from data_pipelines.playground.base import Item, Split, Turn, phrase
+from data_pipelines.playground.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, distinct_turns, draw, random_scene
+
+FAMILY = "describe"
+
+PHRASINGS = (
+    "Describe the image.",
+    "Describe the picture, one sentence for each shape.",
+    "What does the image show? Describe each shape.",
+    "What is in the picture? Go row by row.",
+    "Describe every shape with its size, color and place.",
+    "Write one sentence about each shape you see.",
+    "Describe what you see.",
+    "List the shapes of the picture in sentences.",
+    "Give a description of the whole picture.",
+)
+
+_SENTENCE = re.compile(
+    rf"\ban?\s+(?P<size>{'|'.join(SIZES)})\s+(?P<color>{'|'.join(COLORS)})\s+(?P<shape>{'|'.join(SHAPES)})"
+    rf"\s+is\s+(?:at|in)\s+the\s+(?P<position>{'|'.join(POSITIONS)})\b",
+    re.IGNORECASE,
+)
+
+
+def describe(scene: Scene) -> str:
+    sentences = (f"A {t.size} {t.color} {t.shape} is at the {t.position}." for t in scene.things)
+    return " ".join(sentences) or "The picture is empty."
+
+
+def parse(text: str) -> list[dict[str, str]]:
+    """The things a description speaks of, in its order; sentences of another form are passed over."""
+    found = (match.groupdict() for match in _SENTENCE.finditer(text))
+    return [{key: thing[key].lower() for key in ("shape", "color", "position", "size")} for thing in found]
+
+
+def ask(scene: Scene, rng: np.random.Generator, split: Split) -> Turn:
+    return Turn(phrase(rng, PHRASINGS, split), describe(scene), FAMILY)
+
+
+def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) -> Item:
+    """Two to eight things."""
+    scene = random_scene(rng, split, int(rng.integers(2, 9)), max_side)
+    picture = draw(scene, rng)
+    turns = distinct_turns(n_turns, lambda: ask(scene, rng, split))
+    return Item([picture], "image", turns, scene.facts())

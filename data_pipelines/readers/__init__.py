@@ -1,0 +1,1 @@
+"""Others' files to our sample record, one format a module."""

@@ -1,0 +1,1 @@
+"""The evaluation harness: suites, metrics, a resumable runner, reports."""

@@ -1,0 +1,1 @@
+"""Suites: what is asked and how an answer is scored."""

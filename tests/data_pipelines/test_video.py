@@ -1,0 +1,286 @@
+"""Real clips whose grey tells the frame's number: the right frames, in order, upright, whatever holds them."""
+
+import logging
+import random
+import struct
+import sys
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_pipelines import video
+from data_pipelines.errors import DataError
+from data_pipelines.video import centres, load_video
+
+STEP, TOTAL = 6, 40  # frame i is grey 10 + STEP * i
+
+
+def picture(index, width=64, height=48):
+    pixels = np.full((height, width, 3), 10 + STEP * index, np.uint8)
+    pixels[: height // 3, : width // 3] = (255, 0, 0)  # the red corner tells which way is up
+    return pixels
+
+
+def write_clip(path, codec="libx264", container=None, total=TOTAL, gop=12, options=None, texture=0):
+    grain = np.random.default_rng(0).integers(0, texture + 1, (48, 64, 3))
+    with av.open(str(path), "w", format=container, options=options or {}) as out:
+        stream = out.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.options, stream.bit_rate = {"g": str(gop)}, 4_000_000  # enough for every grey to stay what it is
+        for i in range(total):
+            pixels = np.clip(picture(i) + grain, 0, 255).astype(np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode())
+    return path
+
+
+def indices(frames):
+    """Frame numbers read off the greys, well away from the red corner."""
+    greys = [np.asarray(f)[f.height // 2 - 3 : f.height // 2 + 3, f.width // 2 - 3 :].mean() for f in frames]
+    return [(grey - 10) / STEP for grey in greys]
+
+
+def assert_frames(frames, expected):
+    assert all(f.mode == "RGB" for f in frames)
+    assert len(frames) == len(expected) and np.abs(np.subtract(indices(frames), expected)).max() < 0.4
+
+
+def fails(source, says):
+    with pytest.raises(DataError) as caught:
+        load_video(source)
+    message = str(caught.value)
+    assert str(source) in message and says in message and message.isprintable()
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 64))
+def test_centres_stand_in_the_middle_of_equal_intervals(total, frames):
+    chosen = centres(total, frames)
+    if total <= frames:
+        assert chosen == list(range(total))
+        return
+    assert len(chosen) == frames
+    for k, index in enumerate(chosen):  # the interval's middle lies within the frame [index, index + 1)
+        assert 0 <= (k + 0.5) * total / frames - index < 1 + 1e-9
+    assert chosen == sorted(set(chosen))
+
+
+CLIPS = [
+    ("a.mp4", "libx264", None),
+    ("a.mov", "mpeg4", None),
+    ("a.mkv", "libx264", None),  # no frame count in its header
+    ("a.webm", "libvpx-vp9", None),
+    ("a.avi", "libx264", None),  # from here on decord gives wrong frames or none
+    ("a.ts", "libx264", "mpegts"),
+    ("a.mpg", "mpeg2video", "mpeg"),
+    ("a.h264", "libx264", "h264"),
+]
+
+
+@pytest.mark.parametrize("without_decord", [False, True])
+@pytest.mark.parametrize("name, codec, container", CLIPS)
+def test_the_frames_at_the_centres(tmp_path, monkeypatch, name, codec, container, without_decord):
+    if without_decord:
+        monkeypatch.setitem(sys.modules, "decord", None)  # makes `import decord` fail
+    path = write_clip(tmp_path / name, codec, container)
+    assert_frames(load_video(path), [2, 7, 12, 17, 22, 27, 32, 37])
+    assert_frames(load_video(str(path), frames=3), [6, 20, 33])
+    assert_frames(load_video(path, frames=1), [20])
+
+
+def test_both_readers_give_the_same_pixels(tmp_path, monkeypatch):
+    pytest.importorskip("decord")
+    path = write_clip(tmp_path / "a.mp4", texture=40)
+    monkeypatch.setattr(video, "_decode_pyav", None)  # only decord can answer
+    by_decord = load_video(path)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "decord", None)
+    for one, other in zip(by_decord, load_video(path), strict=True):
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 8  # two colour converters
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_fewer_frames_than_asked_come_once_each(tmp_path, caplog, name):
+    assert_frames(load_video(write_clip(tmp_path / name, total=3)), [0, 1, 2])
+    assert_frames(load_video(write_clip(tmp_path / name, total=1)), [0])
+    assert not caplog.records
+
+
+MATRICES = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}  # clockwise turns to apply
+
+
+@pytest.mark.parametrize("turn, corner", [(90, (-5, 4)), (180, (-5, -5)), (270, (4, -5))])
+@pytest.mark.parametrize("without_decord", [False, True])
+def test_rotation_is_applied(tmp_path, monkeypatch, turn, corner, without_decord):
+    if without_decord:
+        monkeypatch.setitem(sys.modules, "decord", None)
+    path = write_clip(tmp_path / "a.mp4")
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (65536 * v for v in MATRICES[turn])
+    at = data.index(b"tkhd") + 44  # the track header's display matrix
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    frames = load_video(path)
+    assert frames[0].size == ((64, 48) if turn == 180 else (48, 64))
+    for frame in frames:  # red began at the top left: x, y counted from there or, if negative, from the far end
+        red, green, _ = frame.getpixel((corner[0] % frame.width, corner[1] % frame.height))
+        assert red > 200 and green < 60
+    assert_frames([f.rotate(turn, expand=True) for f in frames], [2, 7, 12, 17, 22, 27, 32, 37])
+
+
+def test_animations_go_through_pillow(tmp_path):
+    pictures = [Image.fromarray(picture(i)) for i in range(12)]
+    for name in ("a.gif", "a.png", "a.webp"):
+        path = tmp_path / name
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], lossless=True)
+        assert_frames(load_video(path, frames=4), [1, 4, 7, 10])
+    pictures[3].save(tmp_path / "still.png")
+    assert_frames(load_video(tmp_path / "still.png"), [3])
+
+
+def test_a_cut_off_gif_gives_its_whole_frames(tmp_path, caplog):
+    grain = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3)).astype(np.uint8)
+    pictures = [Image.fromarray(g) for g in grain]
+    path = tmp_path / "a.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    whole = load_video(path, frames=10)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    some = load_video(path, frames=10)
+    assert 2 <= len(some) < 6
+    assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(some, whole, strict=False))
+    assert len(caplog.records) == 1 and str(path) in caplog.text
+    path.write_bytes(path.read_bytes()[:850])
+    fails(path, "decoded")
+
+
+def test_directories_and_lists_are_frames(tmp_path):
+    for i in range(12):
+        Image.fromarray(picture(i)).save(tmp_path / f"frame{i}.{'PNG' if i % 2 else 'jpg'}", quality=95)
+    (tmp_path / "notes.txt").write_text("not a frame")
+    (tmp_path / ".frame0.png").write_bytes(b"hidden")
+    assert_frames(load_video(tmp_path, frames=12), range(12))
+    assert_frames(load_video(str(tmp_path), frames=4), [1, 4, 7, 10])
+    mixed = [Image.fromarray(picture(5)), tmp_path / "frame7.PNG", str(tmp_path / "frame2.jpg")]
+    assert_frames(load_video(mixed), [5, 7, 2])
+
+
+def test_empty_collections_and_counts_are_refused(tmp_path):
+    fails(tmp_path, "no pictures")
+    with pytest.raises(DataError, match="no pictures"):
+        load_video([])
+    with pytest.raises(DataError, match="at least 1, not 0"):
+        load_video([Image.new("RGB", (4, 4))], frames=0)
+    (tmp_path / "bad.png").write_text("words")
+    with pytest.raises(DataError, match=r"bad\.png: not an image"):
+        load_video(tmp_path)
+
+
+def write_audio(path, codec, cover=False):
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=16000)
+        stream.layout = "mono"
+        if cover:
+            art = out.add_stream("png")
+            art.width, art.height, art.pix_fmt = 64, 48, "rgb24"
+            art.disposition = av.stream.Disposition.attached_pic.value
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16000
+        for converted in av.AudioResampler(stream.format, "mono", 16000).resample(frame):
+            out.mux(stream.encode(converted))
+        out.mux(stream.encode())
+        if cover:
+            out.mux(art.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")))
+            out.mux(art.encode())
+    return path
+
+
+def test_audio_is_not_video(tmp_path):
+    fails(write_audio(tmp_path / "a.wav", "pcm_s16le"), "no video stream")
+    fails(write_audio(tmp_path / "a.m4a", "aac"), "no video stream")
+
+
+def test_a_cover_picture_is_not_video(tmp_path):
+    path = write_audio(tmp_path / "a.mp3", "libmp3lame", cover=True)
+    with av.open(str(path)) as container:
+        assert container.streams.video  # the trap is set
+    fails(path, "no video stream")
+
+
+def test_files_that_are_no_videos(tmp_path):
+    fails(tmp_path / "none.mp4", "no such file")
+    for name, content, says in (
+        ("zero.mp4", b"", "empty"),
+        ("words.mp4", b"not a video at all\n" * 40, "not a video"),
+        ("words.nfo", b"not a video at all\n" * 40, "no video stream"),  # FFmpeg would draw it as a terminal
+        ("noise.mp4", random.Random(0).randbytes(5000), "not a video"),
+        ("noise.gif", b"GIF89a" + random.Random(0).randbytes(50), "noise.gif"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        fails(tmp_path / name, says)
+
+
+def test_a_header_that_claims_too_large_frames_is_refused(tmp_path):
+    path = tmp_path / "huge.y4m"
+    path.write_bytes(b"YUV4MPEG2 W16000 H16000 F25:1 C420jpeg\nFRAME\n" + bytes(1000))
+    fails(path, "16000x16000")
+
+
+@pytest.mark.parametrize("percent", [45, 60, 61, 62, 80])
+@pytest.mark.parametrize("name, codec", [("cut.mp4", "libx264"), ("cut.mp4", "mpeg4"), ("cut.ts", "libx264")])
+def test_a_cut_off_clip_gives_what_it_still_holds(tmp_path, monkeypatch, caplog, name, codec, percent):
+    monkeypatch.setitem(sys.modules, "decord", None)  # one colour converter, so that pixels can be compared
+    path = tmp_path / name
+    write_clip(path, codec, options={"movflags": "faststart"} if name.endswith("mp4") else {}, texture=40)
+    whole = load_video(path, frames=TOTAL)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * percent // 100])
+    monkeypatch.undo()
+    with caplog.at_level(logging.WARNING, logger="data_pipelines.video"):
+        some = load_video(path, frames=TOTAL)
+    assert 5 < len(some) < TOTAL
+    rest = iter([f.tobytes() for f in whole])  # each is one of the whole clip's frames, in order; a B-frame may lack
+    assert all(f.tobytes() in rest for f in some)
+    if name == "cut.mp4":  # a transport stream has no count of frames that could be missed
+        assert len(caplog.records) == 1 and str(path) in caplog.text
+    assert_frames(load_video(path, frames=3), [indices(some)[i] for i in centres(len(some), 3)])
+
+
+def test_a_clip_cut_between_two_packets_is_still_called_cut(tmp_path, caplog):
+    """No packet is damaged, so that only the header's count tells."""
+    path = write_clip(tmp_path / "cut.mp4", "mpeg4", options={"movflags": "faststart"})
+    with av.open(str(path)) as container:
+        ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: ends[23]])
+    assert_frames(load_video(path, frames=3), [4, 12, 20])
+    assert len(caplog.records) == 1 and "24 frames" in caplog.text
+
+
+def test_a_clip_cut_before_its_index_is_an_error(tmp_path):
+    path = write_clip(tmp_path / "cut.mp4", texture=40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    fails(path, "not a video that can be read")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flipped_bytes_give_frames_or_one_line(tmp_path, capfd, seed):
+    path = write_clip(tmp_path / ("a.mp4", "a.avi", "a.mkv")[seed % 3], "mpeg4", texture=40)
+    data, draw = bytearray(path.read_bytes()), random.Random(seed)
+    for _ in range(20 * (1 + seed)):
+        data[draw.randrange(len(data))] ^= 255
+    path.write_bytes(data)
+    try:
+        frames = load_video(path)
+        assert 1 <= len(frames) <= 8 and {f.size for f in frames} == {(64, 48)}
+    except DataError as error:
+        assert str(path) in str(error) and str(error).isprintable()
+    assert capfd.readouterr().err == ""
+
+
+def test_readers_are_quiet(tmp_path, capfd):
+    path = write_clip(tmp_path / "a.mp4", options={"movflags": "faststart"}, texture=40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    load_video(path)
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,66 @@
+"""The processor: placeholders, answer marks, reserved tokens."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.vlm.tiny import tiny_model
+
+PICTURE = Image.new("RGB", (40, 30), "red")
+
+
+def chat(*turns, media=()):
+    parts = [{"type": kind} for kind in media]
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": turns[0]}]}]
+    for k, text in enumerate(turns[1:]):
+        role = "assistant" if k % 2 == 0 else "user"
+        messages.append({"role": role, "content": [{"type": "text", "text": text}]})
+    return messages
+
+
+def test_placeholders_expand_to_the_models_features():
+    model, processor = tiny_model()
+    encoded = processor.encode(chat("red?", media=["image", "video"]), [PICTURE, [PICTURE] * 3])
+    assert (encoded.input_ids == model.config.image_token_id).sum() == model.vision_tower.num_tokens == 4
+    assert (encoded.input_ids == model.config.video_token_id).sum() == 3 * 1
+    assert encoded.images.shape == (1, 3, 32, 32) and encoded.frames.shape == (3, 3, 32, 32)
+
+
+def test_answers_are_marked_with_their_end_of_turn():
+    _, processor = tiny_model()
+    encoded = processor.encode(chat("How many?", "3", "red?", "green", media=["image"]), [PICTURE])
+    answers = np.split(encoded.input_ids, np.flatnonzero(np.diff(encoded.is_answer)) + 1)
+    marked = [
+        a for a, m in zip(answers, np.split(encoded.is_answer, np.flatnonzero(np.diff(encoded.is_answer)) + 1)) if m[0]
+    ]
+    end = processor.tokenizer.eos_token_id
+    assert [processor.decode(a) for a in marked] == ["3", "green"]
+    assert all(a[-1] == end and end not in a[:-1] for a in marked)
+
+
+def test_the_generation_prompt_is_what_precedes_an_answer():
+    """A prompt ready to be answered is exactly the training stream up to the answer."""
+    _, processor = tiny_model()
+    whole = processor.encode(chat("How many?", "3"), [])
+    prompt = processor.encode(chat("How many?"), [], add_generation_prompt=True)
+    start = int(np.argmax(whole.is_answer))
+    assert np.array_equal(prompt.input_ids, whole.input_ids[:start]) and not prompt.is_answer.any()
+
+
+def test_media_and_placeholders_must_agree():
+    _, processor = tiny_model()
+    with pytest.raises(ValueError, match="1 media placeholders in the chat but 2 media given"):
+        processor.encode(chat("red?", media=["image"]), [PICTURE, PICTURE])
+
+
+@pytest.mark.parametrize("token", ["<|image|>", "<|mask|>", "<|end|>"])
+def test_reserved_tokens_in_a_text_are_refused(token):
+    _, processor = tiny_model()
+    with pytest.raises(ValueError, match="reserved token"):
+        processor.encode(chat(f"red {token}?"), [])
+
+
+def test_any_text_survives_the_tokenizer():
+    _, processor = tiny_model()
+    for text in ("Grüße, 東京! 🙂", "a  b\n\nc", '{"x": [1, 23]}'):
+        assert processor.decode(processor.tokenizer(text)["input_ids"]) == text

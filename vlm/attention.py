@@ -1,0 +1,105 @@
+"""The attention rule of block diffusion, stated once.
+
+Every row of a forward pass carries five integers (`Rows`); `may_attend` says whether a query row may see a key row.
+Training and inference use the same predicate and differ only in which rows they feed. The predicate is elementwise,
+so the same lines build a dense boolean mask (`dense_mask`, for SDPA) and a FlexAttention `mask_mod` (`block_mask`).
+
+Clean rows are what has been written; noisy rows are a view of one block in which some tokens are masks.
+Source: BD3-LM (arXiv 2503.09573) for block-causal context, NBDiff (arXiv 2512.06776) for causal context.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+
+ContextAttention = Literal["causal", "block_causal", "full"]
+PADDING = -1  # the segment of rows and cache slots that hold nothing
+
+
+@dataclass
+class Rows:
+    """Where each row of a forward pass stands. All fields are int64 tensors of one shape, usually [B, L].
+
+    Attributes:
+        position: index in the clean stream of its segment (also the rotary position).
+        segment: which packed sample the row belongs to; `PADDING` marks a row that holds nothing.
+        view: 0 for the clean stream, 1..V for a noisy view.
+        block_start: first position of the row's block.
+        block_end: one past the last position of the row's block.
+    """
+
+    position: torch.Tensor
+    segment: torch.Tensor
+    view: torch.Tensor
+    block_start: torch.Tensor
+    block_end: torch.Tensor
+
+    def map(self, function) -> "Rows":
+        """A new `Rows` with ``function`` applied to every field."""
+        return Rows(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> "Rows":
+        return self.map(lambda tensor: tensor.to(device))
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.position.shape
+
+
+def may_attend(query: Rows, key: Rows, context: ContextAttention) -> torch.Tensor:
+    """Whether each query row may see each key row; the two broadcast against each other. Returns a boolean tensor.
+
+    clean -> clean: ``causal`` sees positions up to its own, ``block_causal`` up to the end of its block, ``full`` all.
+    noisy -> clean: strictly earlier blocks. noisy -> noisy: the same block of the same view, both directions.
+    clean -> noisy: never. Always within one segment. A padding row sees other padding rows only.
+    """
+    clean_query, clean_key = query.view == 0, key.view == 0
+    if context == "causal":
+        within_context = key.position <= query.position
+    elif context == "block_causal":
+        within_context = key.position < query.block_end
+    else:
+        within_context = key.position == key.position
+    clean_to_clean = clean_query & clean_key & within_context
+    noisy_to_clean = ~clean_query & clean_key & (key.position < query.block_start)
+    noisy_to_noisy = (query.view == key.view) & ~clean_key & (query.block_start == key.block_start)
+    return (query.segment == key.segment) & (clean_to_clean | noisy_to_clean | noisy_to_noisy)
+
+
+def dense_mask(query: Rows, key: Rows, context: ContextAttention, window: int | None = None) -> torch.Tensor:
+    """The predicate as a boolean mask [B, 1, Lq, Lk] for SDPA; True may attend.
+
+    Args:
+        window: sliding-window layers also require ``query.position - key.position < window``.
+    """
+    query, key = query.map(lambda t: t.unsqueeze(-1)), key.map(lambda t: t.unsqueeze(-2))
+    mask = may_attend(query, key, context)  # [B, Lq, Lk]
+    if window is not None:
+        mask = mask & (query.position - key.position < window)
+    return mask.unsqueeze(1)
+
+
+def masks_for(layer_types: list[str], query: Rows, key: Rows, context: ContextAttention, window: int | None) -> dict:
+    """One dense mask per layer type of the backbone, as transformers' own mask mappings are keyed.
+
+    Raises:
+        ValueError: for a layer type that is not attention over all keys or over a sliding window.
+    """
+    masks = {}
+    for layer_type in sorted(set(layer_types)):
+        if layer_type not in ("full_attention", "sliding_attention"):
+            raise ValueError(f"block diffusion needs attention layers, the backbone has layers of type {layer_type!r}")
+        masks[layer_type] = dense_mask(query, key, context, window if layer_type == "sliding_attention" else None)
+    return masks
+
+
+def block_mask(query: Rows, key: Rows, context: ContextAttention):
+    """The predicate as a FlexAttention `BlockMask` (CUDA; its backward pass does not exist on CPU)."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def mask_mod(batch, head, q, k):
+        return may_attend(query.map(lambda t: t[batch, q]), key.map(lambda t: t[batch, k]), context)
+
+    (batch, q_length), k_length = query.shape, key.shape[1]
+    return create_block_mask(mask_mod, batch, None, q_length, k_length, device=query.position.device)

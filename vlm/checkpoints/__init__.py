@@ -1,0 +1,1 @@
+"""Checkpoints: loading ours, and (as they come) those of others."""

@@ -1,0 +1,57 @@
+"""Generation settings of a block-diffusion model, saved as ``generation_config.json``."""
+
+import math
+from typing import Any
+
+from transformers import GenerationConfig
+
+MODES = ("block", "ar")
+POLICIES = ("threshold", "static")
+
+
+class BlockGenerationConfig(GenerationConfig):
+    """Settings of `VLMForBlockDiffusion.generate`, beside transformers' own (``max_new_tokens``, ``temperature`` …).
+
+    Args:
+        mode: ``block`` (block diffusion) or ``ar`` (one token per forward from the same weights).
+        policy: which slots a denoising step commits: ``threshold`` (all confident ones, at least the best) or
+            ``static`` (an even quota per step).
+        block_size: tokens per block; None means the checkpoint's default.
+        denoising_steps: steps per block under ``static``; None means one token per step.
+        threshold: confidence from which ``threshold`` commits, in (0, 1].
+        seed: of sampling; ignored when greedy.
+    """
+
+    def __init__(self, **kwargs: Any):
+        self.mode: str = kwargs.pop("mode", "block")
+        self.policy: str = kwargs.pop("policy", "threshold")
+        self.block_size: int | None = kwargs.pop("block_size", None)
+        self.denoising_steps: int | None = kwargs.pop("denoising_steps", None)
+        self.threshold: float = kwargs.pop("threshold", 0.9)
+        self.seed: int = kwargs.pop("seed", 0)
+        kwargs.setdefault("max_new_tokens", 256)
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_model_config(cls, model_config) -> "BlockGenerationConfig":
+        """A model config holds no generation settings of ours; its checkpoint's ``generation_config.json`` does."""
+        return cls()
+
+    def check(self) -> None:
+        """Raises ValueError with the offending value and what is allowed."""
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r} is not one of {', '.join(MODES)}")
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy {self.policy!r} is not one of {', '.join(POLICIES)}")
+        positive = {"block_size": self.block_size, "denoising_steps": self.denoising_steps}
+        for name, value in {**positive, "max_new_tokens": self.max_new_tokens}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value} must be at least 1")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} must lie in (0, 1]")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature {self.temperature} must be 0 (greedy) or a positive number")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p} must lie in (0, 1]")
+        if self.top_k is not None and self.top_k < 0:
+            raise ValueError(f"top_k {self.top_k} must be 0 (off) or positive")

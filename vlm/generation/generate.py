@@ -1,0 +1,171 @@
+"""`generate` with the signature that transformers gives block-diffusion models.
+
+Difference kept on purpose: `tokens_per_forward` counts *every* forward pass in which the request had rows: prefill,
+denoising and closing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+from vlm.cache import BlockCache
+from vlm.generation.commit import Static, Threshold
+from vlm.generation.config import BlockGenerationConfig
+from vlm.generation.loop import Loop, Strategy
+from vlm.generation.request import Request, State
+from vlm.generation.scoring import Sampler
+from vlm.generation.spans import FixedBlocks, SingleTokens
+
+
+@dataclass
+class BlockDiffusionOutput(ModelOutput):
+    """Output of `generate`.
+
+    Attributes:
+        sequences: int64 [B, L], each prompt and its answer, right-padded.
+        tokens_per_forward: generated tokens (the first end token included) per forward pass, float [B].
+        states: final state of each request: counts, times and finish reason.
+    """
+
+    sequences: torch.LongTensor = None
+    tokens_per_forward: torch.FloatTensor = None
+    past_key_values: BlockCache | None = None
+    states: list[State] | None = None
+
+
+def build_strategy(model, config: BlockGenerationConfig) -> Strategy:
+    """The loop's slots for these settings on this checkpoint.
+
+    Raises:
+        ValueError: for a setting outside its range, or one that the checkpoint's traits do not allow.
+    """
+    config.check()
+    traits = model.config.traits
+    if traits.context_attention == "full":
+        raise ValueError("context_attention 'full' has no exact KV across blocks, which this decoder relies on")
+    if traits.noise != "mask":
+        raise ValueError(f"noise {traits.noise!r}: only checkpoints trained with mask noise can be decoded")
+    ar = config.mode == "ar"
+    spans = SingleTokens.for_checkpoint(traits) if ar else FixedBlocks.for_checkpoint(traits, config.block_size)
+    commit = Static(config.denoising_steps) if config.policy == "static" else Threshold(config.threshold)
+    ends = config.eos_token_id if config.eos_token_id is not None else []
+    return Strategy(
+        spans=spans,
+        commit=commit,
+        sampler=Sampler(config.temperature or 0.0, config.top_k or 0, config.top_p or 1.0),
+        end_token_ids=frozenset([ends] if isinstance(ends, int) else ends),
+        suppress_tokens=tuple({traits.mask_token_id, *(config.suppress_tokens or [])}),
+        max_new_tokens=config.max_new_tokens,
+    )
+
+
+def answer(
+    model, requests: list[Request], config: BlockGenerationConfig, cache: BlockCache | None = None, on_step=None
+) -> list[State]:
+    """Decode requests as one batch; the final states, in order.
+
+    Raises:
+        ValueError: for illegal settings, an empty prompt, or a prompt that fills the position range.
+    """
+    strategy = build_strategy(model, config)
+    limit = model.config.text_config.max_position_embeddings
+    for request in requests:
+        if len(request.input_ids) == 0:
+            raise ValueError("the prompt is empty")
+        if len(request.input_ids) + strategy.spans.size > limit:
+            raise ValueError(f"the prompt has {len(request.input_ids)} tokens; the position limit is {limit}")
+    return Loop(model, requests, strategy, cache, on_step).run()
+
+
+def generate(
+    self,
+    input_ids: torch.LongTensor,
+    attention_mask: torch.Tensor | None = None,
+    pixel_values: torch.Tensor | None = None,
+    pixel_values_videos: torch.Tensor | None = None,
+    past_key_values: BlockCache | None = None,
+    streamer=None,
+    generation_config: BlockGenerationConfig | None = None,
+    **kwargs,
+) -> BlockDiffusionOutput:
+    """Answer a batch of prompts.
+
+    Args:
+        input_ids: int64 [B, P], media placeholders expanded.
+        attention_mask: [B, P], 0 at padding (either side); None means no padding.
+        pixel_values, pixel_values_videos: [N, 3, H, W], all images and all video frames of the batch in reading order.
+        past_key_values: a `BlockCache` of what came before, one row a prompt; ``input_ids`` are then the new tokens only.
+            It comes back holding these prompts and their answers as well (one closing forward pass more); hand in an
+            empty one to start a conversation.
+        streamer: gets ``put`` with the prompt and then with closed blocks, ``put_draft`` (where it has one) with the
+            open block after every denoising step, ``end`` at the end. Batch size 1 only.
+        generation_config: defaults to the checkpoint's; keyword arguments override its fields.
+
+    Raises:
+        ValueError: for an unknown keyword or a setting the checkpoint does not allow, naming the value.
+    """
+    config = BlockGenerationConfig(**(generation_config or self.generation_config).to_dict())
+    unknown = [name for name in kwargs if not hasattr(config, name)]
+    if unknown:
+        raise ValueError(f"unknown generation setting {unknown[0]!r}")
+    for name, value in kwargs.items():
+        setattr(config, name, value)
+    if streamer is not None and len(input_ids) > 1:
+        raise ValueError(f"a streamer serves one prompt at a time, not a batch of {len(input_ids)}")
+    requests = _requests(self, input_ids, attention_mask, pixel_values, pixel_values_videos, config.seed)
+    if streamer is not None:
+        streamer.put(requests[0].input_ids.cpu())
+    states = answer(self, requests, config, past_key_values, stream_steps(streamer))
+    if streamer is not None:
+        streamer.end()
+    return BlockDiffusionOutput(
+        sequences=_padded([state.tokens for state in states], config.pad_token_id or 0, input_ids.device),
+        tokens_per_forward=torch.tensor([len(s.generated) / s.forwards for s in states]),
+        past_key_values=past_key_values,
+        states=states,
+    )
+
+
+def _requests(model, input_ids, attention_mask, images, frames, seed: int) -> list[Request]:
+    """Split a padded batch into single requests with their own media."""
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    prompts = [ids[keep.bool()] for ids, keep in zip(input_ids, mask)]
+    height, width = model.vision_tower.grid
+    pool = model.config.frame_pool
+    per_frame = -(-height // pool) * -(-width // pool)
+    kinds = ((images, model.config.image_token_id, height * width), (frames, model.config.video_token_id, per_frame))
+    split = []
+    for pixels, token_id, per_item in kinds:
+        counts = [int((ids == token_id).sum()) // per_item for ids in prompts]
+        if pixels is None:
+            split.append([None] * len(prompts))
+            continue
+        if sum(counts) != len(pixels):
+            raise ValueError(f"the prompts hold placeholders for {sum(counts)} pictures but {len(pixels)} are given")
+        split.append([part if len(part) else None for part in pixels.split(counts)])
+    return [Request(ids, image, frame, seed=seed) for ids, image, frame in zip(prompts, *split)]
+
+
+def stream_steps(streamer):
+    """A step callback that sends closed tokens and drafts to a streamer."""
+    if streamer is None:
+        return None
+    sent = None
+
+    def on_step(states: list[State]) -> None:
+        nonlocal sent
+        state = states[0]
+        start = state.prompt_length if sent is None else sent
+        if len(state.tokens) > start:
+            streamer.put(torch.tensor(state.tokens[start:]))
+        sent = max(start, len(state.tokens))
+        if state.canvas is not None and hasattr(streamer, "put_draft"):
+            streamer.put_draft(torch.tensor(state.canvas[max(0, sent - state.block_start) :]))
+
+    return on_step
+
+
+def _padded(sequences: list[list[int]], pad: int, device) -> torch.LongTensor:
+    length = max(map(len, sequences))
+    return torch.tensor([s + [pad] * (length - len(s)) for s in sequences], device=device)

@@ -1,0 +1,236 @@
+"""The decoding loop.
+
+    finish? -> spans.open -> plan the rows -> forward -> scoring -> commit.select -> write -> settle
+
+A forward feeds, for every request, its final tokens that have no KV yet (the prompt, or the block just finished) and
+then the open block. So prefill and the first denoising step are one pass, and closing block b and opening block b+1 are
+one pass: exact, because noisy rows see only clean rows of earlier blocks, and those stand in the same pass. KV becomes
+permanent only from clean rows.
+
+Autoregressive decoding is the same loop with blocks of one slot that is read from the clean row before it. Under
+prediction shift 1 the first slot of every block is read that way too.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from vlm.attention import PADDING, Rows
+from vlm.cache import BlockCache
+from vlm.generation.commit import CommitPolicy
+from vlm.generation.finish import settle
+from vlm.generation.request import Request, State
+from vlm.generation.scoring import Sampler
+from vlm.generation.spans import FixedBlocks, SingleTokens
+from vlm.layout import clean_blocks
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """The slots of the loop, filled for one run."""
+
+    spans: FixedBlocks | SingleTokens
+    commit: CommitPolicy
+    sampler: Sampler
+    end_token_ids: frozenset[int]
+    suppress_tokens: tuple[int, ...]
+    max_new_tokens: int
+
+
+@dataclass
+class Feed:
+    """The rows of one request in one forward pass.
+
+    Attributes:
+        ids: clean tokens to cache, then the open block's canvas (absent if its slot is read from a clean row).
+        n_clean: how many of them are clean.
+        slots: open canvas slots this pass may decide.
+        reads: the row each of those slots is read from.
+    """
+
+    ids: list[int]
+    n_clean: int
+    slots: list[int]
+    reads: list[int]
+
+
+class Loop:
+    """Decodes a batch of requests to their ends.
+
+    Args:
+        model: a `vlm.VLMForBlockDiffusion`.
+        requests: prompts, of any lengths.
+        strategy: how to decode.
+        cache: what stands before these prompts, one batch row a request; afterwards it holds every final token too.
+            None starts from nothing and lets finished requests leave the batch.
+        on_step: called after every forward pass with the running states.
+    """
+
+    def __init__(
+        self,
+        model,
+        requests: list[Request],
+        strategy: Strategy,
+        cache: BlockCache | None = None,
+        on_step: Callable[[list[State]], None] | None = None,
+    ):
+        self.model, self.strategy, self.on_step = model, strategy, on_step
+        self.traits = model.config.traits
+        self.states = [_state(request, model.device) for request in requests]
+        self.keeps_rows = cache is not None
+        self.cache = cache or BlockCache(model.config.text_config, len(requests), device=model.device)
+        for state, offset in zip(self.states, self.cache.lengths.tolist()):
+            state.offset = offset
+
+    @torch.no_grad()
+    def run(self) -> list[State]:
+        """Final states, in the order of the requests."""
+        batch = list(self.states)
+        while any(state.finish_reason is None for state in batch):
+            self._step(batch)
+            going = [k for k, state in enumerate(batch) if state.finish_reason is None]
+            if not self.keeps_rows and len(going) < len(batch):
+                self.cache.select(torch.tensor(going, dtype=torch.long, device=self.model.device))
+                batch = [batch[k] for k in going]
+        if self.keeps_rows:
+            self._pass(batch, [_closing(state) for state in batch])
+        return self.states
+
+    def _step(self, states: list[State]) -> None:
+        """One forward pass of every unfinished request, and what follows from it."""
+        mask_id = self.traits.mask_token_id
+        running = [state for state in states if state.finish_reason is None]
+        for state in running:
+            if state.canvas is None:
+                self.strategy.spans.open(state, mask_id)
+        self._pass(states, [self._plan(s) if s.finish_reason is None else Feed([], 0, [], []) for s in states])
+        for state in running:
+            settle(state, mask_id, self.strategy.end_token_ids, self.strategy.max_new_tokens)
+        if self.on_step is not None:
+            self.on_step(running)
+
+    def _pass(self, states: list[State], feeds: list[Feed]) -> None:
+        """One forward pass, counted and timed for the requests that have rows in it."""
+        started = time.perf_counter()
+        logits = self._forward(states, feeds)
+        if len(logits):
+            self._write(states, feeds, logits)
+        elapsed = time.perf_counter() - started
+        for state, feed in zip(states, feeds):
+            if not feed.ids:
+                continue
+            if state.forwards == 0:
+                state.prefill_s = elapsed
+            else:
+                state.decode_s += elapsed
+            state.forwards += 1
+
+    def _plan(self, state: State) -> Feed:
+        clean = state.tokens[state.cached : state.block_start]
+        open_slots = [i for i, token in enumerate(state.canvas) if token == self.traits.mask_token_id]
+        reads_clean_row = isinstance(self.strategy.spans, SingleTokens) or (
+            self.traits.prediction_shift == 1 and open_slots[0] == 0
+        )
+        if reads_clean_row:
+            return Feed(clean, len(clean), [0], [len(clean) - 1])
+        shift = self.traits.prediction_shift
+        return Feed(clean + state.canvas, len(clean), open_slots, [len(clean) + i - shift for i in open_slots])
+
+    def _forward(self, states: list[State], feeds: list[Feed]) -> torch.Tensor:
+        device = self.model.device
+        length = max(len(feed.ids) for feed in feeds)
+        rows = _pack([self._rows(state, feed) for state, feed in zip(states, feeds)], length, device)
+        ids = torch.tensor([feed.ids + [0] * (length - len(feed.ids)) for feed in feeds], device=device)  # [B, L]
+        embeds = self.model.get_input_embeddings()(ids)  # [B, L, D]
+        for embed, state in zip(embeds, states):
+            if state.cached == 0 and state.request.has_media:
+                prompt = self._embed_prompt(state)  # under sequence origin its last rows stand in the open block
+                embed[: len(prompt)] = prompt
+        hidden = self.model.decode(embeds, rows, self.cache)  # [B, L, D]
+        self.cache.commit(torch.tensor([feed.n_clean for feed in feeds], device=device))
+        for state, feed in zip(states, feeds):
+            state.cached += feed.n_clean
+        reads = [(b, row) for b, feed in enumerate(feeds) for row in feed.reads]
+        batch_index, row_index = torch.tensor(reads, dtype=torch.long, device=device).view(-1, 2).T
+        logits = self.model.head(hidden[batch_index, row_index]).float()
+        logits[:, list(self.strategy.suppress_tokens)] = -torch.inf
+        return logits
+
+    def _embed_prompt(self, state: State) -> torch.Tensor:
+        request = state.request
+        ids = request.input_ids.to(self.model.device).unsqueeze(0)
+        return self.model.embed(ids, request.pixel_values, request.pixel_values_videos)[0]
+
+    def _rows(self, state: State, feed: Feed) -> Rows:
+        """Rows of one request, 1-D; positions count from the start of its cached prefix."""
+        size = self.strategy.spans.size
+        positions = list(range(state.cached, state.cached + feed.n_clean))
+        borders = self._clean_borders(state)
+        starts = [borders[p][0] for p in positions]
+        ends = [borders[p][1] for p in positions]
+        n_noisy = len(feed.ids) - feed.n_clean
+        positions += range(state.block_start, state.block_start + n_noisy)
+        view = [0] * feed.n_clean + [1] * n_noisy
+        starts += [state.block_start] * n_noisy
+        ends += [state.block_start + size] * n_noisy
+        columns = (positions, [0] * len(feed.ids), view, starts, ends)
+        rows = Rows(*(torch.tensor(column, dtype=torch.long) for column in columns))
+        for name in ("position", "block_start", "block_end"):
+            getattr(rows, name).add_(state.offset)
+        return rows
+
+    def _clean_borders(self, state: State) -> list:
+        """(start, end) of the block of every final token: the prompt's grid, then the answer's."""
+        origin, size = self.traits.block_origin, self.strategy.spans.size
+        spans = [*state.request.answer_spans, (state.prompt_length, len(state.tokens))]
+        return clean_blocks(len(state.tokens), [s for s in spans if s[0] < s[1]], size, origin).tolist()
+
+    def _write(self, states: list[State], feeds: list[Feed], logits: torch.Tensor) -> None:
+        generators = [state.generator for state, feed in zip(states, feeds) for _ in feed.slots]
+        tokens, scores = self.strategy.sampler.propose(logits, generators)
+        width = max(len(state.canvas) for state in states if state.canvas is not None)
+        grid = scores.new_full((len(states), width), -torch.inf)
+        slots = torch.tensor([(b, slot) for b, feed in enumerate(feeds) for slot in feed.slots], device=logits.device)
+        grid[slots[:, 0], slots[:, 1]] = scores
+        step = torch.tensor([state.step for state in states], device=logits.device)
+        size = torch.tensor([_slots_at_open(state) for state in states], device=logits.device)
+        chosen = self.strategy.commit.select(grid, grid > -torch.inf, step, size)[slots[:, 0], slots[:, 1]]
+        for (b, slot), token, take in zip(slots.tolist(), tokens.tolist(), chosen.tolist()):
+            if take:
+                states[b].canvas[slot] = token
+        for state in states:
+            state.step += state.canvas is not None
+
+
+def _closing(state: State) -> Feed:
+    """The pass that caches a finished request's last block."""
+    clean = state.tokens[state.cached :]
+    state.block_start = len(state.tokens)
+    return Feed(clean, len(clean), [], [])
+
+
+def _slots_at_open(state: State) -> int:
+    """How many slots the open block had to fill: its size less the known tokens it began with."""
+    if state.canvas is None:
+        return 0
+    return len(state.canvas) - (len(state.tokens) - state.block_start)
+
+
+def _state(request: Request, device) -> State:
+    tokens = request.input_ids.tolist()
+    generator = torch.Generator(device=device).manual_seed(request.seed)
+    return State(request, len(tokens), tokens, generator=generator)
+
+
+def _pack(rows: list[Rows], length: int, device) -> Rows:
+    """Right-pad one-dimensional rows to [B, length]."""
+    fills = {"position": 0, "segment": PADDING, "view": 0, "block_start": 0, "block_end": 0}
+
+    def column(name: str) -> torch.Tensor:
+        columns = [getattr(row, name) for row in rows]
+        padded = [torch.nn.functional.pad(c, (0, length - len(c)), value=fills[name]) for c in columns]
+        return torch.stack(padded).to(device)
+
+    return Rows(**{name: column(name) for name in fills})

@@ -1,0 +1,208 @@
+"""The model: a vision encoder, a projector and an unmodified transformers causal language model.
+
+Everything block diffusion needs reaches the language model through public arguments: explicit positions, a 4-D mask
+computed by the one attention rule, input embeddings and a `Cache`. `decode` is that single pass; training and
+inference both go through it and differ only in the rows they feed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from vision_encoders import VisionConfig, build_vision_encoder
+from vlm.attention import PADDING, Rows, masks_for
+from vlm.cache import BlockCache
+from vlm.config import VLMConfig
+from vlm.generation.config import BlockGenerationConfig
+from vlm.generation.generate import generate
+from vlm.projector import Projector, pool_grid
+
+# Config fields by which transformers models transform their logits outside the output embedding.
+_UNSUPPORTED_LOGIT_FIELDS = ("logit_scale", "logits_scaling", "mup_width_multiplier")
+
+
+@dataclass
+class VLMOutput(ModelOutput):
+    """Output of `VLMForBlockDiffusion.forward`: ``loss`` (AR, if labels were given) and ``logits`` [B, L, V]."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: BlockCache | None = None
+
+
+class VLMForBlockDiffusion(PreTrainedModel):
+    """Images, videos and text in; text out, block by block or token by token from the same weights.
+
+    Submodules: ``vision_tower`` (pixels to features), ``projector`` (features to embeddings), ``language_model`` (any
+    transformers causal language model, unmodified).
+    """
+
+    config_class = VLMConfig
+    generation_config_class = BlockGenerationConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = None
+
+    def __init__(self, config: VLMConfig):
+        super().__init__(config)
+        for field in _UNSUPPORTED_LOGIT_FIELDS:
+            if getattr(config.text_config, field, None) is not None:
+                name = config.text_config.model_type
+                raise ValueError(f"backbone {name!r} scales its logits by {field!r}, which is not supported")
+        self.vision_tower = build_vision_encoder(VisionConfig.from_dict(config.vision_config))
+        width = config.text_config.hidden_size
+        self.projector = Projector(
+            self.vision_tower.hidden_size, width, config.projector_hidden_size or width, self.vision_tower.num_tokens
+        )
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation="sdpa")
+        self.post_init()
+
+    @property
+    def all_tied_weights_keys(self) -> dict[str, str]:
+        return {f"language_model.{a}": f"language_model.{b}" for a, b in self._language_ties().items()}
+
+    @all_tied_weights_keys.setter
+    def all_tied_weights_keys(self, value: dict) -> None:
+        """Set by `post_init`; ours always follow the language model's."""
+
+    def _language_ties(self) -> dict[str, str]:
+        return getattr(self.language_model, "all_tied_weights_keys", None) or {}
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Sub-models initialise themselves; only the projector is ours."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def encode_media(self, pixels: torch.Tensor, pool: int = 1) -> torch.Tensor:
+        """Embeddings of images or frames: pixels [N, 3, H, W] to [N, T, D]; ``pool`` averages squares of features."""
+        features = self.projector(self.vision_tower(pixels.to(self.dtype)))
+        return pool_grid(features, self.vision_tower.grid, pool)
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        view: torch.Tensor | None = None,
+        source: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Token embeddings [B, L, D] with media features at their placeholders, in reading order.
+
+        Args:
+            input_ids: [B, L].
+            pixel_values, pixel_values_videos: [N, 3, H, W] of all images, of all video frames in the batch.
+            view, source: of training rows [B, L]: a placeholder in a noisy view repeats its clean row's feature.
+
+        Raises:
+            ValueError: if the number of placeholders differs from the number of features; names both.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        media = (
+            (pixel_values, self.config.image_token_id, 1, "image"),
+            (pixel_values_videos, self.config.video_token_id, self.config.frame_pool, "video"),
+        )
+        for pixels, token_id, pool, kind in media:
+            placed = input_ids == token_id
+            at = placed if view is None else placed & (view == 0)
+            features = self.encode_media(pixels, pool).flatten(0, 1) if pixels is not None else embeds.new_empty(0)
+            if int(at.sum()) != len(features):
+                raise ValueError(f"{int(at.sum())} {kind} placeholders but {len(features)} {kind} features")
+            if len(features):
+                embeds = embeds.masked_scatter(at.unsqueeze(-1), features.to(embeds.dtype))
+            batch_index, row = torch.nonzero(placed & ~at, as_tuple=True)
+            if len(row):
+                embeds = embeds.index_put((batch_index, row), embeds[batch_index, source[batch_index, row]])
+        return embeds
+
+    def decode(self, embeds: torch.Tensor, rows: Rows, cache: BlockCache | None = None) -> torch.Tensor:
+        """One forward pass of the decoder over ``rows``; returns hidden states [B, L, D] before the output embedding.
+
+        Args:
+            embeds: [B, L, D].
+            rows: fields [B, L].
+            cache: its committed slots are keys too; the new rows are placed behind them but not committed.
+        """
+        keys = cache.place(rows) if cache is not None else rows
+        text_config = self.config.text_config
+        layer_types = getattr(text_config, "layer_types", None) or ["full_attention"]
+        window = getattr(text_config, "sliding_window", None)
+        masks = masks_for(layer_types, rows, keys, self.config.traits.context_attention, window)
+        return self.language_model.get_decoder()(
+            inputs_embeds=embeds,
+            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+            position_ids=rows.position,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [..., V] of hidden states [..., D], with the backbone's soft-cap where it has one."""
+        logits = self.get_output_embeddings()(hidden)
+        cap = getattr(self.config.text_config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        rows: Rows | None = None,
+        source: torch.Tensor | None = None,
+        logits_at: torch.Tensor | None = None,
+        **kwargs,
+    ) -> VLMOutput:
+        """Logits of a clean stream, or of training rows.
+
+        Args:
+            input_ids: [B, L], media placeholders expanded.
+            attention_mask: [B, L], 0 at padding (either side); for a clean stream.
+            pixel_values, pixel_values_videos: [N, 3, H, W], all images and all video frames, in reading order.
+            labels: [B, L], -100 where unsupervised; shifted here, for a next-token loss.
+            rows, source: of a training batch, see `vlm.layout.Layout`; without them the batch is one clean stream.
+            logits_at: flat indices into B * L; logits are computed there only, [S, V]. None means everywhere, [B, L, V].
+        """
+        view = None if rows is None else rows.view
+        embeds = self.embed(input_ids, pixel_values, pixel_values_videos, view, source)
+        if rows is None:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            rows = clean_rows(mask, self.config.traits)
+        hidden = self.decode(embeds, rows)
+        logits = self.head(hidden if logits_at is None else hidden.flatten(0, 1)[logits_at])
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        return VLMOutput(loss=loss, logits=logits)
+
+    generate = generate
+
+    def can_generate(self) -> bool:
+        return True
+
+    def adjust_generation_fn(
+        self, generation_config, from_auto_class, from_pipeline, pretrained_model_name_or_path, *args, **kwargs
+    ) -> None:
+        """Called by ``from_pretrained``: read the checkpoint's ``generation_config.json``."""
+        if generation_config is not None:
+            self.generation_config = generation_config
+        elif pretrained_model_name_or_path is not None:
+            self.generation_config = BlockGenerationConfig.from_pretrained(pretrained_model_name_or_path)
+
+
+def clean_rows(attention_mask: torch.Tensor, traits) -> Rows:
+    """Rows of a batch of clean streams, [B, L], on the block grid that starts at each sequence's first token."""
+    position = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    block_start = position // traits.block_size * traits.block_size
+    segment = torch.where(attention_mask.bool(), 0, PADDING)
+    return Rows(position, segment, torch.zeros_like(position), block_start, block_start + traits.block_size)

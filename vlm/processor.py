@@ -1,0 +1,111 @@
+"""From chat messages to token ids and pixels.
+
+The chat template writes one placeholder per image or video; `encode` expands each to as many tokens as the model gives
+features, and marks which tokens the assistant wrote. Media are already PIL images here: decoding files is the caller's
+business, so the processor works the same on paths, frames and procedural pictures.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from transformers import ProcessorMixin
+
+from vision_encoders import VisionConfig
+from vision_encoders.preprocess import pixels
+
+
+@dataclass
+class Encoded:
+    """One conversation ready for the model.
+
+    Attributes:
+        input_ids: int64 [L], placeholders expanded.
+        is_answer: bool [L], True at tokens the assistant wrote, its end of turn included.
+        images: float32 [N, 3, H, W] pixels of all images, in reading order.
+        frames: float32 [F, 3, H, W] pixels of all video frames, in reading order.
+    """
+
+    input_ids: np.ndarray
+    is_answer: np.ndarray
+    images: np.ndarray
+    frames: np.ndarray
+    id: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class VLMProcessor(ProcessorMixin):
+    """Tokenizer, chat template and pixel preparation of one checkpoint.
+
+    Args:
+        tokenizer: a fast tokenizer with ``image_token`` and ``video_token`` among its special tokens.
+        vision_config: `vision_encoders.VisionConfig` as a dict.
+        tokens_per_image, tokens_per_frame: features the model makes of an image and of a video frame.
+    """
+
+    def __init__(
+        self,
+        tokenizer=None,
+        vision_config: dict[str, Any] | None = None,
+        tokens_per_image: int = 1,
+        tokens_per_frame: int = 1,
+        chat_template: str | None = None,
+        **kwargs,
+    ):
+        self.vision_config = vision_config or {}
+        self.tokens_per_image = tokens_per_image
+        self.tokens_per_frame = tokens_per_frame
+        super().__init__(tokenizer, chat_template=chat_template)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(tokenizer.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(tokenizer.video_token)
+
+    def pixels(self, images: list) -> np.ndarray:
+        """PIL images to float32 [N, 3, H, W]; an empty list gives N = 0."""
+        config = VisionConfig.from_dict(self.vision_config)
+        size = config.image_size
+        return pixels(images, config) if images else np.zeros((0, 3, size, size), np.float32)
+
+    def encode(self, messages: list[dict], media: list, add_generation_prompt: bool = False) -> Encoded:
+        """Tokens and pixels of one conversation.
+
+        Args:
+            messages: HF chat messages.
+            media: what each image part (a PIL image) and video part (a list of PIL frames) holds, in reading order.
+            add_generation_prompt: end with the assistant's header, ready to answer.
+
+        Raises:
+            ValueError: if a text contains a reserved token, or placeholders and media differ in number.
+        """
+        self._refuse_reserved(messages)
+        chat = self.tokenizer.apply_chat_template(
+            messages,
+            chat_template=self.chat_template or self.tokenizer.chat_template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        ids, answer = np.array(chat["input_ids"]), np.array(chat["assistant_masks"], dtype=bool)
+        placeholders = np.flatnonzero((ids == self.image_token_id) | (ids == self.video_token_id))
+        if len(placeholders) != len(media):
+            raise ValueError(f"{len(placeholders)} media placeholders in the chat but {len(media)} media given")
+        repeats = np.ones(len(ids), dtype=np.int64)
+        for at, item in zip(placeholders, media):
+            is_video = ids[at] == self.video_token_id
+            repeats[at] = self.tokens_per_frame * len(item) if is_video else self.tokens_per_image
+        images = [item for at, item in zip(placeholders, media) if ids[at] == self.image_token_id]
+        frames = [f for at, item in zip(placeholders, media) if ids[at] == self.video_token_id for f in item]
+        return Encoded(np.repeat(ids, repeats), np.repeat(answer, repeats), self.pixels(images), self.pixels(frames))
+
+    def _refuse_reserved(self, messages: list[dict]) -> None:
+        reserved = self.tokenizer.all_special_tokens
+        for message in messages:
+            content = message["content"]
+            texts = [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]
+            for text in texts:
+                for token in reserved:
+                    if token in text:
+                        raise ValueError(f"the text contains the reserved token {token!r}")
+
+    def decode(self, ids, **kwargs) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, **kwargs)

@@ -1,0 +1,1 @@
+"""Training: recipes, data streams, row building, the trainer and its callbacks."""

@@ -1,0 +1,72 @@
+"""What a run reports: one JSON line per logging step, and a progress bar with loss, speed and time left."""
+
+import json
+import time
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+
+class Metrics(TrainerCallback):
+    """Writes ``metrics.jsonl`` beside the checkpoints; on resume it drops lines behind the resumed step."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.rows = 0
+        self.since = time.perf_counter()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.path = Path(args.output_dir) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        self.path.write_text("".join(line + "\n" for line in kept))
+        self.since = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.rows += self.trainer.update_rows
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs:
+            return
+        now = time.perf_counter()
+        logs.update(self.trainer.last, tokens_per_second=round(self.rows / (now - self.since), 1))
+        self.rows, self.since = 0, now
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class ProgressLine(TrainerCallback):
+    """A progress bar on stderr: step, losses, tokens per second, elapsed and remaining time."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        from rich.console import Console
+
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=1,
+        )
+        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, said="")
+        self.bar.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            speed = f"{logs.get('tokens_per_second', 0):.0f} tok/s"
+            said = f"loss {self.trainer.last['diffusion_loss']:.3f} ar {self.trainer.last['ar_loss']:.3f} {speed}"
+            self.bar.update(self.task, said=said)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.stop()

@@ -1,0 +1,137 @@
+"""The training stream: playground samples, tokenised, laid out and cut into batches of similar length.
+
+A window of samples is a pure function of (seed, window number), so the stream restarts at any batch without replaying
+what came before: a position is (window, batch within it).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from data_pipelines import playground
+from data_pipelines.batching import length_buckets
+from data_pipelines.playground.base import Item, stream
+from data_pipelines.record import Message, image_part, text_part, video_part
+from vlm.layout import Layout, build_layout
+from vlm.processor import Encoded, VLMProcessor
+from vlm.training.recipe import DataRecipe, Phase
+
+
+@dataclass
+class Prepared:
+    """A tokenised, laid-out sample; only the noise is missing."""
+
+    encoded: Encoded
+    layout: Layout
+    block_size: int
+
+
+@dataclass
+class Batch:
+    """Samples that train together, and where in the stream they stand."""
+
+    samples: list[Prepared]
+    position: tuple[int, int]
+
+
+def chat(item: Item) -> tuple[list[Message], list]:
+    """A playground item as one conversation: its media in the first question, then every turn. Also the media list."""
+    media = item.media if item.kind == "image" else [item.media]
+    part = image_part if item.kind == "image" else video_part
+    messages: list[Message] = []
+    for number, turn in enumerate(item.turns):
+        parts = [part(m) for m in media] if number == 0 else []
+        messages.append({"role": "user", "content": [*parts, text_part(turn.question)]})
+        messages.append({"role": "assistant", "content": [text_part(turn.answer)]})
+    return messages, media
+
+
+class PlaygroundStream(IterableDataset):
+    """Endless batches of playground samples.
+
+    Args:
+        recipe: mixture, turns, block sizes and batch budget.
+        processor, traits: how to tokenise and lay out.
+        seed: of everything drawn here.
+    """
+
+    def __init__(self, recipe: DataRecipe, processor: VLMProcessor, traits, seed: int):
+        self.recipe, self.processor, self.traits, self.seed = recipe, processor, traits, seed
+        self.start = (0, 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise ValueError(f"the playground stream has one order: use 0 or 1 workers, not {worker.num_workers}")
+        window, first = self.start
+        while True:
+            for number, samples in enumerate(self.window(window)):
+                if number >= first:
+                    yield Batch(samples, (window, number))
+            window, first = window + 1, 0
+
+    def window(self, number: int) -> Iterator[list[Prepared]]:
+        """The batches of one window, in their seeded order."""
+        size = self.recipe.window
+        samples = (self.sample(i) for i in range(number * size, (number + 1) * size))
+        return length_buckets(samples, _rows, self.recipe.rows_per_batch, size, seed=self.seed + number)
+
+    def sample(self, index: int) -> Prepared:
+        """Sample ``index`` of the stream, whatever was drawn before it."""
+        rng = np.random.default_rng([self.seed, 1, index])
+        phase = self.phase(index)
+        names, weights = list(phase.weights), np.array(list(phase.weights.values()))
+        family = names[rng.choice(len(names), p=weights / weights.sum())]
+        turns = int(rng.integers(self.recipe.turns[0], self.recipe.turns[1] + 1))
+        item = playground.FAMILIES[family](stream(family, "train", self.seed, index), "train", turns, phase.max_side)
+        messages, media = chat(item)
+        encoded = self.processor.encode(messages, media)
+        encoded.id = f"{family}/{index}"
+        return self.lay_out(encoded, rng)
+
+    def lay_out(self, encoded: Encoded, rng: np.random.Generator) -> Prepared:
+        sizes, shares = list(self.recipe.block_sizes), np.array(list(self.recipe.block_sizes.values()))
+        block_size = int(sizes[rng.choice(len(sizes), p=shares / shares.sum())])
+        layout = build_layout(
+            encoded.input_ids,
+            encoded.is_answer,
+            block_size=block_size,
+            traits=self.traits,
+            end_token_id=self.processor.tokenizer.eos_token_id,
+        )
+        return Prepared(encoded, layout, block_size)
+
+    def phase(self, index: int) -> Phase:
+        for phase in self.recipe.phases:
+            if index < phase.samples:
+                return phase
+            index -= phase.samples
+        return self.recipe.phases[-1]
+
+
+def _rows(sample: Prepared) -> int:
+    return len(sample.layout.ids)
+
+
+# Families whose answers are mostly read off the picture: their words must not enter the vocabulary whole.
+_READ_OFF = {"reading"}
+
+
+def tokenizer_texts(recipe: DataRecipe, seed: int, n_items: int = 4000) -> Iterator[str]:
+    """Questions and answers of the mixture, for training a tokenizer."""
+    families = sorted({name for phase in recipe.phases for name in phase.weights})
+    for index in range(n_items):
+        family = families[index % len(families)]
+        item = playground.FAMILIES[family](stream(family, "train", seed + 1, index), "train", 4, 96)
+        for turn in item.turns:
+            yield turn.question
+            if family not in _READ_OFF:
+                yield turn.answer
+
+
+def first_samples(dataset: PlaygroundStream, n: int) -> list[Prepared]:
+    """The first ``n`` samples of the stream (for tests and a look)."""
+    return list(islice((dataset.sample(i) for i in range(n)), n))

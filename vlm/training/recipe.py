@@ -1,0 +1,131 @@
+"""What a training run is, as typed dataclasses; `train.py` fills them from YAML and the command line.
+
+One YAML file a recipe. Every field has a default that stands for the plain choice, so a recipe states only what
+distinguishes it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vlm.noise import BetaCurriculum, Level, Uniform
+from vlm.objective import Weighting
+
+
+@dataclass
+class ModelRecipe:
+    """A model to build from scratch.
+
+    Args:
+        text: fields of the language model's transformers config; ``model_type`` names the architecture.
+        vision: fields of `vision_encoders.VisionConfig`.
+        diffusion: fields of `vlm.DiffusionTraits`; ``mask_token_id`` comes from the tokenizer.
+        projector_hidden_size: width inside the projector; None means the language model's.
+        frame_pool: side of the square of features that a video frame averages into one.
+        vocab_size: size of the tokenizer trained on the data's text.
+    """
+
+    text: dict[str, Any] = field(default_factory=dict)
+    vision: dict[str, Any] = field(default_factory=dict)
+    diffusion: dict[str, Any] = field(default_factory=dict)
+    projector_hidden_size: int | None = None
+    frame_pool: int = 2
+    vocab_size: int = 1024
+
+
+@dataclass
+class Phase:
+    """A stretch of the data stream with its own mixture.
+
+    Args:
+        samples: how many samples it lasts; the last phase goes on for ever.
+        weights: share of each playground family, any positive numbers.
+        max_side: largest picture side in pixels.
+    """
+
+    samples: int
+    weights: dict[str, float]
+    max_side: int = 256
+
+
+@dataclass
+class DataRecipe:
+    """The playground stream and how it is cut into batches.
+
+    Args:
+        phases: the mixture over time.
+        turns: fewest and most question-answer turns about one picture.
+        block_sizes: block size to its share among samples.
+        rows_per_batch: a batch holds at most this many rows, padding included.
+        window: samples sorted by length at a time.
+        workers: processes that draw pictures ahead of the trainer.
+    """
+
+    phases: list[Phase] = field(default_factory=lambda: [Phase(0, {"scene_chat": 1.0})])
+    turns: tuple[int, int] = (3, 8)
+    block_sizes: dict[int, float] = field(default_factory=lambda: {8: 1.0})
+    rows_per_batch: int = 6144
+    window: int = 512
+    workers: int = 1
+
+
+@dataclass
+class NoiseRecipe:
+    """Noise of the answer blocks: its distribution, and whether blocks of a sequence share a level."""
+
+    schedule: Uniform | BetaCurriculum = field(default_factory=Uniform)
+    level: Level = "block"
+
+
+@dataclass
+class ObjectiveRecipe:
+    """Loss = ``weighting`` diffusion loss + ``ar_weight`` x next-token loss of the clean stream."""
+
+    weighting: Weighting = "emrs"
+    ar_weight: float = 1.0
+
+
+@dataclass
+class OptimRecipe:
+    """Optimiser and learning-rate schedule.
+
+    Args:
+        name: ``muon`` (Muon for the matrices of the decoder's layers, AdamW for the rest) or ``adamw``.
+        muon_lr, lr: peak learning rates of the two groups.
+        weight_decay: decoupled, on matrices only.
+        warmup_steps, decay_steps: linear warm-up, constant, then linear decay to zero over the last ``decay_steps``.
+    """
+
+    name: Literal["muon", "adamw"] = "adamw"
+    muon_lr: float = 0.02
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    decay_steps: int = 500
+    max_grad_norm: float = 1.0
+
+
+@dataclass
+class Recipe:
+    """A whole run.
+
+    Args:
+        output_dir: where checkpoints, metrics and the final model go.
+        max_steps: optimiser steps in all.
+        save_steps: steps between checkpoints; the newest two are kept.
+        accumulation: micro-batches per optimiser step.
+        seed: of weights, data order, noise and block sizes.
+        init_from: directory of a model to start from; None builds one from ``model``.
+    """
+
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    noise: NoiseRecipe = field(default_factory=NoiseRecipe)
+    objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
+    optim: OptimRecipe = field(default_factory=OptimRecipe)
+    output_dir: str = "runs/demo"
+    init_from: str | None = None
+    max_steps: int = 1000
+    save_steps: int = 200
+    log_steps: int = 10
+    accumulation: int = 1
+    seed: int = 0

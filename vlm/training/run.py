@@ -1,0 +1,47 @@
+"""One training run from a recipe: build or load the model, make the stream, train, save the result."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from vlm import VLMForBlockDiffusion, VLMProcessor
+from vlm.training.build import build_model, build_processor, train_tokenizer
+from vlm.training.data import PlaygroundStream, tokenizer_texts
+from vlm.training.recipe import Recipe
+from vlm.training.trainer import BlockDiffusionTrainer, checkpoints
+
+
+def run(recipe: Recipe) -> None:
+    """Train ``recipe``; continues from its newest checkpoint. The final model stands in ``output_dir/final``.
+
+    Raises:
+        ValueError: for a recipe that cannot be trained, naming the value.
+    """
+    torch.manual_seed(recipe.seed)
+    Path(recipe.output_dir).mkdir(parents=True, exist_ok=True)
+    model, processor = _model(recipe)
+    traits = model.config.traits
+    if recipe.objective.ar_weight > 0 and traits.context_attention != "causal":
+        raise ValueError(
+            f"ar_weight {recipe.objective.ar_weight} needs causal context: under {traits.context_attention!r} clean rows "
+            "see the tokens they would predict"
+        )
+    stream = PlaygroundStream(recipe.data, processor, traits, recipe.seed)
+    trainer = BlockDiffusionTrainer(model, processor, stream, recipe)
+    trainer.resume()
+    final = Path(recipe.output_dir) / "final"
+    trainer.model.save_pretrained(final)
+    processor.save_pretrained(final)
+    os.sync()
+
+
+def _model(recipe: Recipe) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
+    """The newest checkpoint's model, ``init_from``'s, or a new one."""
+    found = checkpoints(Path(recipe.output_dir))
+    source = str(found[-1]) if found else recipe.init_from
+    if source is not None:
+        return VLMForBlockDiffusion.from_pretrained(source, dtype=torch.float32), VLMProcessor.from_pretrained(source)
+    tokenizer = train_tokenizer(tokenizer_texts(recipe.data, recipe.seed), recipe.model.vocab_size)
+    model = build_model(recipe.model, tokenizer, recipe.seed)
+    return model, build_processor(model, tokenizer)

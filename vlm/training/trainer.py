@@ -1,0 +1,180 @@
+"""The training loop: a transformers `Trainer` that draws noise per update and computes the recipe's two losses.
+
+What differs from the stock trainer: micro-batches become tensors in the main process when an update is gathered (so
+noise is a function of the update and normalisers are its totals), checkpoints appear whole or not at all, and the data
+stream restarts at its position instead of being replayed.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from vlm.model import VLMForBlockDiffusion
+from vlm.objective import weighted_cross_entropy
+from vlm.processor import VLMProcessor
+from vlm.training.callbacks import Metrics, ProgressLine
+from vlm.training.collate import IGNORED, collate, noise_sample, rows_of
+from vlm.training.data import Batch, PlaygroundStream
+from vlm.training.optim import build_optimizer, warmup_stable_decay
+from vlm.training.recipe import Recipe
+
+POSITION_FILE = "data_position.json"
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite; the message names the samples of the update."""
+
+
+class BlockDiffusionTrainer(Trainer):
+    """Trains `VLMForBlockDiffusion` on a stream of prepared samples.
+
+    Args:
+        model, processor: what is trained, and what is saved beside it.
+        dataset: yields `vlm.training.data.Batch`.
+        recipe: the run.
+    """
+
+    def __init__(
+        self, model: VLMForBlockDiffusion, processor: VLMProcessor, dataset: PlaygroundStream, recipe: Recipe
+    ):
+        self.recipe, self.processor = recipe, processor
+        self.position = (0, 0)  # of the last batch consumed
+        self.last: dict[str, float] = {}
+        self._partial = False
+        super().__init__(model=model, args=_arguments(recipe), train_dataset=dataset, processing_class=processor)
+        self.model_accepts_loss_kwargs = True  # losses are normalised over the whole update already
+        self.callback_handler.callbacks = [
+            c
+            for c in self.callback_handler.callbacks
+            if type(c).__name__ not in ("ProgressCallback", "PrinterCallback")
+        ]
+        self.add_callback(Metrics(self))
+        self.add_callback(ProgressLine(self))
+
+    def get_train_dataloader(self) -> DataLoader:
+        workers = self.recipe.data.workers
+        return DataLoader(self.train_dataset, batch_size=None, num_workers=workers, collate_fn=_as_is)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model, self.recipe.optim)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if self.lr_scheduler is None:
+            factor = warmup_stable_decay(self.recipe.optim, self.recipe.max_steps)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Gather an update's micro-batches, draw their noise, and total their normalisers."""
+        gathered: list[Batch] = [next(epoch_iterator) for _ in range(num_batches)]
+        self.position = gathered[-1].position
+        step, mask_id = self.state.global_step, self.model.config.traits.mask_token_id
+        progress = min(1.0, step / self.recipe.max_steps)
+        recipe, pad = self.recipe, self.processor.tokenizer.pad_token_id
+        noised = [
+            [noise_sample(s, mask_id, recipe.noise, recipe.objective, recipe.seed, step, progress) for s in b.samples]
+            for b in gathered
+        ]
+        self.totals = {
+            "diffusion": sum(n.normaliser for batch in noised for n in batch),
+            "next": float(sum((n.next_targets != IGNORED).sum() for batch in noised for n in batch)),
+        }
+        self.update_ids = [s.encoded.id for b in gathered for s in b.samples]
+        self.update_rows = sum(len(s.layout.ids) for b in gathered for s in b.samples)
+        self.last = {"diffusion_loss": 0.0, "ar_loss": 0.0}
+        return [collate(b.samples, n, pad) for b, n in zip(gathered, noised)], self.totals["diffusion"]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        rows, shift = rows_of(inputs), self.model.config.traits.prediction_shift
+        targets, weights = inputs["targets"].flatten(), inputs["weights"].flatten()
+        next_targets = inputs["next_targets"].flatten()
+        masked = torch.nonzero(targets != IGNORED).squeeze(-1)  # [S] rows to be predicted
+        nexts = torch.nonzero(next_targets != IGNORED).squeeze(-1)  # [N] clean rows that predict
+        media = {k: inputs[k] for k in ("pixel_values", "pixel_values_videos") if k in inputs}
+        logits = model(
+            input_ids=inputs["ids"],
+            rows=rows,
+            source=inputs["source"],
+            logits_at=torch.cat([masked - shift, nexts]),
+            **media,
+        ).logits  # [S + N, V]
+        diffusion = weighted_cross_entropy(
+            logits[: len(masked)], targets[masked], weights[masked], self.totals["diffusion"]
+        )
+        ones = weights.new_ones(len(nexts))
+        ar = weighted_cross_entropy(logits[len(masked) :], next_targets[nexts], ones, self.totals["next"])
+        loss = diffusion + self.recipe.objective.ar_weight * ar
+        if not torch.isfinite(loss):
+            raise NonFiniteLoss(f"loss is {loss.item()} at step {self.state.global_step}; samples {self.update_ids}")
+        self.last["diffusion_loss"] += diffusion.item()
+        self.last["ar_loss"] += ar.item()
+        return loss
+
+    def _get_output_dir(self, trial) -> str:
+        base = super()._get_output_dir(trial)
+        return os.path.join(base, ".partial") if self._partial else base
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Write beside, then rename: a checkpoint directory is whole or does not exist."""
+        run = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        self._partial = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._partial = False
+        written = run / ".partial" / name
+        (written / POSITION_FILE).write_text(json.dumps(self.position))
+        for path in written.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(run / name, ignore_errors=True)
+        written.rename(run / name)
+        for old in checkpoints(run)[:-2]:
+            shutil.rmtree(old)
+
+    def resume(self) -> None:
+        """Train, from the newest checkpoint of the run if it has one."""
+        found = checkpoints(Path(self.args.output_dir))
+        if found:
+            window, number = json.loads((found[-1] / POSITION_FILE).read_text())
+            self.position = (window, number)
+            self.train_dataset.start = (window, number + 1)
+        self.train(resume_from_checkpoint=str(found[-1]) if found else None)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Whole checkpoints of a run directory, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if (p / POSITION_FILE).exists()]
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+
+def _as_is(batch):
+    return batch
+
+
+def _arguments(recipe: Recipe) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=recipe.output_dir,
+        max_steps=recipe.max_steps,
+        gradient_accumulation_steps=recipe.accumulation,
+        max_grad_norm=recipe.optim.max_grad_norm,
+        save_steps=recipe.save_steps,
+        logging_steps=recipe.log_steps,
+        logging_nan_inf_filter=False,
+        report_to=["tensorboard"],
+        ignore_data_skip=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        bf16=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=True,
+        seed=recipe.seed,
+    )
