@@ -1,4 +1,4 @@
-"""Runs before every test: repairs torchvision on CPU-only torch, keeps the hub out of reach, one thread for tiny nets."""
+"""Before every test: torchvision repaired on CPU-only torch, the hub out of reach, one thread for tiny nets."""
 
 import os
 

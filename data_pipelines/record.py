@@ -16,8 +16,8 @@ class Sample:
 
     Attributes:
         id: unique within its source; names the sample in errors, metrics and resumed runs.
-        messages: chat messages. A part is ``{"type": "text", "text": str}``, ``{"type": "image", "image": path | PIL}``
-            or ``{"type": "video", "video": path | list[PIL]}``.
+        messages: chat messages. A part is ``{"type": "text", "text": str}``,
+            ``{"type": "image", "image": path | PIL}`` or ``{"type": "video", "video": path | list[PIL]}``.
         source: where the sample came from (a file, or ``playground/<family>``).
         meta: whatever a metric or a report needs; never read by the model.
     """

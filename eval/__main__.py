@@ -51,31 +51,30 @@ def main(argv: list[str] | None = None) -> int:
         print("playground: " + ", ".join(playground.FAMILIES))
         return 0
     try:
-        return _run(arguments, playground.FAMILIES)
+        return _run(arguments)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
-def _run(arguments: argparse.Namespace, known: tuple[str, ...]) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from transformers.utils import logging
 
     from eval.report import summary, table
     from eval.runner import run_playground
-    from vision_encoders.config import nearest
+    from eval.suites.playground import families_named
     from vlm.answering import settings
     from vlm.checkpoints.load import load
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    families = arguments.families.split(",") if arguments.families else list(known)
-    for family in families:
-        if family not in known:
-            raise ValueError(f"unknown family {family!r}; {nearest(family, known)}")
-    for name in ("limit", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
+    families = families_named(arguments.families)
+    for name, least in (("limit", 1), ("batch_size", 1), ("seed", 0)):
+        if getattr(arguments, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least {least}")
     model, processor = load(arguments.model, arguments.adapter)
     names = ("mode", "policy", "threshold", "block_size", "denoising_steps", "max_new_tokens")
     config = settings(model, **{name: getattr(arguments, name) for name in names})

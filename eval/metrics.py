@@ -11,7 +11,7 @@ Thing = dict[str, str]
 
 def normalise(text: str) -> str:
     """Lower case, single spaces, no full stop at the end: what two equal short answers may differ in."""
-    return re.sub(r"\s+", " ", text).strip().rstrip(".").casefold()
+    return re.sub(r"\s+", " ", text).rstrip(" .").strip().casefold()
 
 
 def exact_match(answer: str, expected: str) -> float:

@@ -1,4 +1,4 @@
-"""Tables from item records: score with its 95 % interval, tokens per forward, seconds."""
+"""Tables from item records: score with its 95 % interval, tokens per forward, answers cut off."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from eval.record import ItemRecord
 
 
 def summary(records: Sequence[ItemRecord]) -> dict[str, dict]:
-    """Per family: n, metric, score, interval, tokens per forward, seconds per item."""
+    """Per family: n, metric, score and interval in percent, tokens per forward, how many answers were cut off."""
     families = dict.fromkeys(record.family for record in records)
     return {family: _family([r for r in records if r.family == family]) for family in families}
 

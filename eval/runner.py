@@ -21,7 +21,7 @@ def run_playground(
     """Evaluate ``limit`` items of each family; lines already in ``output/items.jsonl`` are not redone.
 
     Raises:
-        ValueError: if ``output`` holds a run with other settings.
+        ValueError: if ``output`` holds a run with other settings, or cannot be read or written.
     """
     run = RunRecord("playground", name, _hash(model), _settings(config), limit, seed, libraries=_libraries()).to_dict()
     done = _resume(output, run)
@@ -33,7 +33,7 @@ def run_playground(
             task = bar.add_task(family, total=limit, completed=limit - len(mine))
             for start in range(0, len(mine), batch_size):
                 for record in _batch(model, processor, config, family, mine[start : start + batch_size], seed):
-                    file.write(json.dumps(record.to_dict(), ensure_ascii=False) + "\n")
+                    file.write(_line(record))
                     done[(family, record.index)] = record
                     bar.advance(task)
                 file.flush()
@@ -53,29 +53,47 @@ def _batch(model, processor, config, family: str, indices: list[int], seed: int)
 
 def _resume(output: Path, run: dict) -> dict[tuple[str, int], ItemRecord]:
     """Items of an earlier, interrupted run; refuses a directory that holds a different run."""
-    output.mkdir(parents=True, exist_ok=True)
-    header = output / "run.json"
-    if header.exists():
-        earlier = json.loads(header.read_text())
-        for key, value in run.items():
-            if key != "limit" and earlier.get(key) != value:
-                raise ValueError(
-                    f"{output} holds another run: its {key} is {earlier.get(key)!r}, this one's {value!r}"
-                )
-    header.write_text(json.dumps(run, indent=1))
-    path = output / "items.jsonl"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        header, items = output / "run.json", output / "items.jsonl"
+        if header.exists():
+            _refuse_another(output, json.loads(header.read_text(encoding="utf-8")), run)
+        done = _items(items) if items.exists() else {}
+        _replace(header, json.dumps(run, indent=1))
+        _replace(items, "".join(_line(record) for record in done.values()))
+    except OSError as error:
+        raise ValueError(f"{output}: cannot be used for results ({error.strerror})") from error
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{output}: holds files that are no results of ours ({error})") from error
+    return done
+
+
+def _refuse_another(output: Path, earlier: dict, run: dict) -> None:
+    """``limit`` may differ: a longer run continues a shorter one."""
+    for key, value in run.items():
+        if key != "limit" and earlier.get(key) != value:
+            raise ValueError(f"{output} holds another run: its {key} is {earlier.get(key)!r}, this one's {value!r}")
+
+
+def _items(path: Path) -> dict[tuple[str, int], ItemRecord]:
+    """Whole lines only: what a kill left of a line has no line end, and may stop inside a character."""
     done = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            record = ItemRecord(**json.loads(line))
-        except json.JSONDecodeError:
-            continue  # cut off by a kill: it is done again
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        record = ItemRecord(**json.loads(line))
         record.counts = tuple(record.counts) if record.counts else None
         done[(record.family, record.index)] = record
-    path.write_text(
-        "".join(json.dumps(r.to_dict(), ensure_ascii=False) + "\n" for r in done.values()), encoding="utf-8"
-    )
     return done
+
+
+def _line(record: ItemRecord) -> str:
+    return json.dumps(record.to_dict(), ensure_ascii=False) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside and rename, so that a kill leaves the old file or the new one."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
 
 
 def _settings(config) -> dict:

@@ -4,9 +4,11 @@ Importing the package registers its classes with transformers' Auto classes, so 
 ``AutoModelForImageTextToText.from_pretrained(directory)`` returns ours.
 """
 
+# First: repairs torchvision on CPU-only torch before transformers looks at it.
+import vision_encoders  # noqa: F401  # isort: skip
+
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-import vision_encoders  # noqa: F401  (first: repairs torchvision on CPU-only torch before transformers looks at it)
 from vlm.config import DiffusionTraits, VLMConfig
 from vlm.generation.config import BlockGenerationConfig
 from vlm.model import VLMForBlockDiffusion

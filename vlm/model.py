@@ -171,7 +171,7 @@ class VLMForBlockDiffusion(PreTrainedModel):
             pixel_values, pixel_values_videos: [N, 3, H, W], all images and all video frames, in reading order.
             labels: [B, L], -100 where unsupervised; shifted here, for a next-token loss.
             rows, source: of a training batch, see `vlm.layout.Layout`; without them the batch is one clean stream.
-            logits_at: flat indices into B * L; logits are computed there only, [S, V]. None means everywhere, [B, L, V].
+            logits_at: flat indices into B * L; logits are computed there only, [S, V]; None: everywhere, [B, L, V].
         """
         view = None if rows is None else rows.view
         embeds = self.embed(input_ids, pixel_values, pixel_values_videos, view, source)

@@ -1,6 +1,7 @@
 """One short sentence a thing, row by row: the dense answer from which a model learns to look.
 
-The sentence has one fixed form, so that an answer can be read back into things and scored slot by slot.
+The sentence has one fixed form, so that an answer can be read back into things and scored slot by slot. It names the
+place first: what stands there can then be looked up, where otherwise the words would have to be found by counting.
 """
 
 import re
@@ -25,14 +26,14 @@ PHRASINGS = (
 )
 
 _SENTENCE = re.compile(
-    rf"\ban?\s+(?P<size>{'|'.join(SIZES)})\s+(?P<color>{'|'.join(COLORS)})\s+(?P<shape>{'|'.join(SHAPES)})"
-    rf"\s+is\s+(?:at|in)\s+the\s+(?P<position>{'|'.join(POSITIONS)})\b",
+    rf"\b(?:at|in)\s+the\s+(?P<position>{'|'.join(POSITIONS)})\s+is\s+an?"
+    rf"\s+(?P<size>{'|'.join(SIZES)})\s+(?P<color>{'|'.join(COLORS)})\s+(?P<shape>{'|'.join(SHAPES)})\b",
     re.IGNORECASE,
 )
 
 
 def describe(scene: Scene) -> str:
-    sentences = (f"A {t.size} {t.color} {t.shape} is at the {t.position}." for t in scene.things)
+    sentences = (f"At the {t.position} is a {t.size} {t.color} {t.shape}." for t in scene.things)
     return " ".join(sentences) or "The picture is empty."
 
 

@@ -11,7 +11,7 @@ from data_pipelines.playground.base import Item, Split, Turn, pick
 from data_pipelines.playground.scene import MAX_THINGS, Look, Scene, distinct_turns, draw, random_look, random_scene
 
 # (share, family, fewest and most things) of the one long answer of a chat; None: short turns only.
-LONG = ((0.65, describe, 2, 8), (0.2, scene_json, 1, 5), (0.15, None, 1, MAX_THINGS))
+LONG = ((0.65, describe, 1, 8), (0.2, scene_json, 1, 5), (0.15, None, 1, MAX_THINGS))
 LONG_ALONE = 0.4  # how often a chat of one turn is the long answer
 LONG_ANYWHERE = 0.25  # how often the long answer is not the last turn
 
@@ -19,7 +19,8 @@ LONG_ANYWHERE = 0.25  # how often the long answer is not the last turn
 def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) -> Item:
     """``n_turns`` different questions about one scene of one to nine things."""
     _, long, fewest, most = LONG[rng.choice(len(LONG), p=[share for share, *_ in LONG])]
-    n_things = int(rng.integers(fewest, most + 1))
+    # Mostly few things: a model learns to look where there is little to confuse, and such chats are short.
+    n_things = fewest + int((most + 1 - fewest) * rng.random() ** 2)
     scene = random_scene(rng, split, n_things, max_side, _looks(rng, split, n_things))
     picture = draw(scene, rng)
     with_long = long is not None and (n_turns > 1 or rng.random() < LONG_ALONE)

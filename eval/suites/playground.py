@@ -8,6 +8,7 @@ from data_pipelines.playground.describe import parse as parse_description
 from data_pipelines.playground.scene_json import parse as parse_json
 from data_pipelines.record import image_part, text_part, video_part
 from eval.metrics import exact_match, f1, slot_counts
+from vision_encoders.config import nearest
 
 FAMILIES = tuple(EVALUATED)
 SLOT_PARSERS = {"describe": parse_description, "json": parse_json}
@@ -24,6 +25,19 @@ class Question:
     media: list[Any]
     question: str
     expected: str
+
+
+def families_named(names: str | None) -> list[str]:
+    """The families of a comma-separated list, each once; all of them without a list.
+
+    Raises:
+        ValueError: for a name that is no family, with the nearest ones.
+    """
+    chosen = list(dict.fromkeys(names.split(","))) if names is not None else list(FAMILIES)
+    for name in chosen:
+        if name not in FAMILIES:
+            raise ValueError(f"unknown family {name!r}; {nearest(name, FAMILIES)}")
+    return chosen
 
 
 def question(family: str, seed: int, index: int) -> Question:

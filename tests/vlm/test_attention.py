@@ -1,4 +1,4 @@
-"""The one predicate against the published two-view table, entry by entry, and its two renderings against each other."""
+"""The one predicate against the published two-view table, entry by entry, and its two renderings."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The cache by what it promises: a peek leaves no trace, growth and selection lose nothing, rows keep their lengths."""
+"""The cache by what it promises: a peek leaves no trace, growth and selection lose nothing, rows stay apart."""
 
 import torch
 

@@ -94,10 +94,10 @@ def generate(
     Args:
         input_ids: int64 [B, P], media placeholders expanded.
         attention_mask: [B, P], 0 at padding (either side); None means no padding.
-        pixel_values, pixel_values_videos: [N, 3, H, W], all images and all video frames of the batch in reading order.
-        past_key_values: a `BlockCache` of what came before, one row a prompt; ``input_ids`` are then the new tokens only.
-            It comes back holding these prompts and their answers as well (one closing forward pass more); hand in an
-            empty one to start a conversation.
+        pixel_values, pixel_values_videos: [N, 3, H, W], all images and all video frames, in reading order.
+        past_key_values: a `BlockCache` of what came before, one row a prompt; ``input_ids`` are then only the new
+            tokens. It comes back holding these prompts and their answers as well (one closing forward pass more);
+            hand in an empty one to start a conversation.
         streamer: gets ``put`` with the prompt and then with closed blocks, ``put_draft`` (where it has one) with the
             open block after every denoising step, ``end`` at the end. Batch size 1 only.
         generation_config: defaults to the checkpoint's; keyword arguments override its fields.

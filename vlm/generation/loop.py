@@ -3,8 +3,8 @@
     finish? -> spans.open -> plan the rows -> forward -> scoring -> commit.select -> write -> settle
 
 A forward feeds, for every request, its final tokens that have no KV yet (the prompt, or the block just finished) and
-then the open block. So prefill and the first denoising step are one pass, and closing block b and opening block b+1 are
-one pass: exact, because noisy rows see only clean rows of earlier blocks, and those stand in the same pass. KV becomes
+then the open block. So prefill and the first denoising step are one pass, and so are closing a block and opening the
+next: exact, because noisy rows see only clean rows of earlier blocks, and those stand in the same pass. KV becomes
 permanent only from clean rows.
 
 Autoregressive decoding is the same loop with blocks of one slot that is read from the clean row before it. Under

@@ -24,8 +24,8 @@ def run(recipe: Recipe) -> None:
     traits = model.config.traits
     if recipe.objective.ar_weight > 0 and traits.context_attention != "causal":
         raise ValueError(
-            f"ar_weight {recipe.objective.ar_weight} needs causal context: under {traits.context_attention!r} clean rows "
-            "see the tokens they would predict"
+            f"ar_weight {recipe.objective.ar_weight} needs causal context: under {traits.context_attention!r} context "
+            "clean rows see the tokens they would predict"
         )
     stream = PlaygroundStream(recipe.data, processor, traits, recipe.seed)
     trainer = BlockDiffusionTrainer(model, processor, stream, recipe)

@@ -40,7 +40,7 @@ def prompts(model, n: int = 4, seed: int = 0) -> list[Request]:
 
 
 def plain_decode(model, request: Request, threshold: float, max_new: int, end: int | None) -> tuple[list[int], int]:
-    """Block decoding as published, without a cache: the whole sequence is recomputed at every step (greedy, shift 0)."""
+    """Block decoding as published, without a cache: everything is recomputed at every step (greedy, shift 0)."""
     traits = model.config.traits
     size, tokens, prompt = traits.block_size, request.input_ids.tolist(), len(request.input_ids)
     suppressed = [traits.mask_token_id, *(model.generation_config.suppress_tokens or [])]
@@ -188,7 +188,7 @@ def test_a_conversation_through_the_cache_equals_the_whole_prompt():
 
 
 def test_one_prefix_cache_serves_image_video_and_text_in_one_batch():
-    """One closed prefix, continued by an image, a video and a text request together, equals three runs from scratch."""
+    """One closed prefix, continued by an image, a video and a text request at once, equals three runs from scratch."""
     model, _ = tiny_model(scale=3.0)
     prefix = torch.randint(20, 250, (7,))
     image, video = model.config.image_token_id, model.config.video_token_id
