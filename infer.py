@@ -67,13 +67,10 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from data_pipelines.errors import DataError
-    from vlm.checkpoints.load import CheckpointError
-
     try:
         return _run(arguments)
-    except (DataError, CheckpointError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except ValueError as error:  # DataError and CheckpointError are, and so are illegal settings
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -7,25 +7,31 @@
 The same command continues a run that was stopped, from its newest checkpoint in ``output_dir``.
 """
 
+import logging
 import sys
+from argparse import ArgumentError
 
 from jsonargparse import ArgumentParser
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about kernels that training does not use
+
 from vlm.training.recipe import Recipe
 from vlm.training.run import run
+from vlm.training.trainer import NonFiniteLoss
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0], exit_on_error=True)
+    parser = ArgumentParser(description=__doc__.splitlines()[0], exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML recipe; later arguments override it")
     parser.add_class_arguments(Recipe, None)
-    arguments = parser.parse_args(argv)
-    recipe = parser.instantiate(arguments)
     try:
+        recipe = parser.instantiate(parser.parse_args(argv))
         run(Recipe(**{name: recipe[name] for name in Recipe.__dataclass_fields__}))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ArgumentError, ValueError, OSError, NonFiniteLoss) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

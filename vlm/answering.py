@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from vlm.generation.config import BlockGenerationConfig
-from vlm.generation.generate import answer
+from vlm.generation.generate import answer, build_strategy
 from vlm.generation.request import Request, State
 from vlm.layout import answer_spans
 from vlm.model import VLMForBlockDiffusion
@@ -40,8 +40,9 @@ def build_request(processor: VLMProcessor, messages: list[dict], media: list, se
     """Tokenise a conversation that waits for the assistant's answer.
 
     Raises:
-        ValueError: a text holds a reserved token.
+        ValueError: a text holds a reserved token, or the last message is not a question of the user's.
     """
+    _refuse_no_question(messages[-1])
     encoded = processor.encode(messages, media, add_generation_prompt=True)
     images, frames = (torch.from_numpy(p) if len(p) else None for p in (encoded.images, encoded.frames))
     spans = answer_spans(encoded.is_answer)
@@ -66,15 +67,28 @@ def answer_batch(
 
 
 def settings(model: VLMForBlockDiffusion, **overrides) -> BlockGenerationConfig:
-    """The checkpoint's generation settings with every override that is not None."""
+    """The checkpoint's generation settings with every override that is not None.
+
+    Raises:
+        ValueError: for a setting outside its range, or one that the checkpoint's traits do not allow.
+    """
     config = BlockGenerationConfig(**model.generation_config.to_dict())
     for name, value in overrides.items():
         if value is not None:
             setattr(config, name, value)
     if overrides.get("denoising_steps") is not None and overrides.get("policy") is None:
         config.policy = "static"
-    config.check()
+    build_strategy(model, config)  # refuses illegal settings before any request is opened
     return config
+
+
+def _refuse_no_question(message: dict) -> None:
+    if message["role"] != "user":
+        raise ValueError(f"the last message must be the user's, not the {message['role']}'s")
+    content = message["content"]
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+    if not any(text.strip() for text in texts):
+        raise ValueError("the prompt is empty: the last message holds no text")
 
 
 def _answer(processor: VLMProcessor, state: State, mode: str) -> Answer:

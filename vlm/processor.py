@@ -98,7 +98,8 @@ class VLMProcessor(ProcessorMixin):
         return Encoded(np.repeat(ids, repeats), np.repeat(answer, repeats), self.pixels(images), self.pixels(frames))
 
     def _refuse_reserved(self, messages: list[dict]) -> None:
-        reserved = self.tokenizer.all_special_tokens
+        # Not `all_special_tokens`, which has no roles: a text could then open a turn of its own.
+        reserved = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         for message in messages:
             content = message["content"]
             texts = [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]

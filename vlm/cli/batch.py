@@ -1,9 +1,12 @@
 """Requests from a JSONL file to answers in a JSONL file: in order, restartable, one bad request never stops the rest.
 
-Answers are appended as their batch ends; a rerun skips every id that already has an answer line.
+Answers are appended as their batch ends; a rerun skips every id that already has its line, be it an answer or an
+error, and drops a line that a kill cut off. So a run that was interrupted and resumed leaves the file, and returns the
+count, of one that never was.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +20,29 @@ from data_pipelines.readers.messages import BadLine, read_messages
 from data_pipelines.record import Sample
 from vlm.answering import answer_batch, build_request
 
+START = b'{"id": '  # how every line of answers begins
+
 
 def run_batch(model, processor, config, source: str, target: str, batch_size: int, frames: int, name: str) -> int:
-    """Answer every request of ``source``; returns how many failed, those of earlier runs not counted.
+    """Answer every request of ``source``; returns how many of them failed, in this run or an earlier one.
 
     Raises:
-        DataError: if ``source`` cannot be read or ``target`` cannot be written.
+        DataError: if ``source`` cannot be read, or ``target`` cannot be written or is not a file of answers.
     """
     lines = list(read_messages(source))
-    done = _answered(Path(target))
+    if os.path.exists(target) and os.path.samefile(source, target):
+        raise DataError(f"{target}: is the file of requests; answers need another one")
+    try:
+        return _run(model, processor, config, lines, target, batch_size, frames, name)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _run(model, processor, config, lines: list, target: str, batch_size: int, frames: int, name: str) -> int:
+    done = _finished(Path(target))
     waiting = [line for line in lines if line.id not in done]
-    failed = 0
-    with _open(target) as file, _bar() as bar:
+    failed = sum(done.get(line.id, False) for line in lines)
+    with open(target, "a", encoding="utf-8") as file, _bar() as bar:
         task = bar.add_task("", total=len(lines), completed=len(lines) - len(waiting))
         for start in range(0, len(waiting), batch_size):
             for record in _answers(model, processor, config, waiting[start : start + batch_size], frames, name):
@@ -69,28 +83,26 @@ def _prepare(processor, line: Sample | BadLine, frames: int, seed: int):
         return str(error)
 
 
-def _answered(target: Path) -> set[str]:
-    """Ids with an answer in an earlier run's file; a line cut off by a kill does not count."""
-    if not target.exists():
-        return set()
-    done = set()
-    for line in target.read_text(encoding="utf-8").splitlines():
-        try:
-            done.add(json.loads(line)["id"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    return done
+def _finished(target: Path) -> dict[str, bool]:
+    """The ids an earlier run has finished, and whether they failed; its cut-off last line is taken off the file."""
+    if not target.is_file():
+        return {}
+    *lines, cut_off = target.read_bytes().split(b"\n")
+    finished = dict(_outcome(line, f"{target}:{number}") for number, line in enumerate(lines, 1))
+    if not (cut_off.startswith(START) or START.startswith(cut_off)):
+        raise DataError(f"{target}:{len(lines) + 1}: not a line of answers; is this the right file?")
+    if cut_off:
+        os.truncate(target, target.stat().st_size - len(cut_off))
+    return finished
 
 
-def _open(target: str):
+def _outcome(line: bytes, place: str) -> tuple[str, bool]:
+    """A line's id, and whether it is an error."""
     try:
-        text = Path(target).read_text(encoding="utf-8") if Path(target).exists() else ""
-        file = open(target, "a", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror})") from error
-    if text and not text.endswith("\n"):
-        file.write("\n")  # a run was killed inside a line
-    return file
+        record = json.loads(line)
+        return record["id"], "error" in record
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{place}: not a line of answers; is this the right file?") from error
 
 
 def _bar() -> Progress:

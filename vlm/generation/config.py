@@ -47,6 +47,8 @@ class BlockGenerationConfig(GenerationConfig):
         for name, value in {**positive, "max_new_tokens": self.max_new_tokens}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} {value} must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed {self.seed} must lie in [0, 2**63)")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold} must lie in (0, 1]")
         if self.temperature is not None and not 0 <= self.temperature < math.inf:

@@ -163,29 +163,32 @@ class Loop:
         ids = request.input_ids.to(self.model.device).unsqueeze(0)
         return self.model.embed(ids, request.pixel_values, request.pixel_values_videos)[0]
 
-    def _rows(self, state: State, feed: Feed) -> Rows:
-        """Rows of one request, 1-D; positions count from the start of its cached prefix."""
-        size = self.strategy.spans.size
-        positions = list(range(state.cached, state.cached + feed.n_clean))
-        borders = self._clean_borders(state)
-        starts = [borders[p][0] for p in positions]
-        ends = [borders[p][1] for p in positions]
-        n_noisy = len(feed.ids) - feed.n_clean
-        positions += range(state.block_start, state.block_start + n_noisy)
-        view = [0] * feed.n_clean + [1] * n_noisy
-        starts += [state.block_start] * n_noisy
-        ends += [state.block_start + size] * n_noisy
-        columns = (positions, [0] * len(feed.ids), view, starts, ends)
-        rows = Rows(*(torch.tensor(column, dtype=torch.long) for column in columns))
-        for name in ("position", "block_start", "block_end"):
-            getattr(rows, name).add_(state.offset)
-        return rows
+    def _rows(self, state: State, feed: Feed) -> list[list[int]]:
+        """The `Rows` columns of one request; positions count from the start of the cache that was handed in."""
+        offset, n_noisy = state.offset, len(feed.ids) - feed.n_clean
+        clean = range(state.cached + offset, state.cached + feed.n_clean + offset)
+        start = state.block_start + offset
+        end = start + self.strategy.spans.size
+        borders = self._clean_borders(state, feed)
+        return [
+            [*clean, *range(start, start + n_noisy)],
+            [0] * len(feed.ids),
+            [0] * feed.n_clean + [1] * n_noisy,
+            [b[0] + offset for b in borders] + [start] * n_noisy,
+            [b[1] + offset for b in borders] + [end] * n_noisy,
+        ]
 
-    def _clean_borders(self, state: State) -> list:
-        """(start, end) of the block of every final token: the prompt's grid, then the answer's."""
-        origin, size = self.traits.block_origin, self.strategy.spans.size
+    def _clean_borders(self, state: State, feed: Feed) -> list:
+        """(start, end) of the block of every clean row fed: the prompt's grid, then the answer's.
+
+        Under causal context no rule reads them, and they are not worked out.
+        """
+        if self.traits.context_attention == "causal":
+            return [(0, 0)] * feed.n_clean
         spans = [*state.request.answer_spans, (state.prompt_length, len(state.tokens))]
-        return clean_blocks(len(state.tokens), [s for s in spans if s[0] < s[1]], size, origin).tolist()
+        spans = [span for span in spans if span[0] < span[1]]
+        blocks = clean_blocks(len(state.tokens), spans, self.strategy.spans.size, self.traits.block_origin)
+        return blocks[state.cached : state.cached + feed.n_clean].tolist()
 
     def _write(self, states: list[State], feeds: list[Feed], logits: torch.Tensor) -> None:
         generators = [state.generator for state, feed in zip(states, feeds) for _ in feed.slots]
@@ -224,13 +227,8 @@ def _state(request: Request, device) -> State:
     return State(request, len(tokens), tokens, generator=generator)
 
 
-def _pack(rows: list[Rows], length: int, device) -> Rows:
-    """Right-pad one-dimensional rows to [B, length]."""
-    fills = {"position": 0, "segment": PADDING, "view": 0, "block_start": 0, "block_end": 0}
-
-    def column(name: str) -> torch.Tensor:
-        columns = [getattr(row, name) for row in rows]
-        padded = [torch.nn.functional.pad(c, (0, length - len(c)), value=fills[name]) for c in columns]
-        return torch.stack(padded).to(device)
-
-    return Rows(**{name: column(name) for name in fills})
+def _pack(columns: list[list[list[int]]], length: int, device) -> Rows:
+    """Right-pad the columns of B requests to `Rows` of fields [B, length]."""
+    fills = (0, PADDING, 0, 0, 0)
+    padded = [[c + [fill] * (length - len(c)) for c, fill in zip(request, fills)] for request in columns]
+    return Rows(*torch.tensor(padded, device=device).unbind(1))

@@ -75,7 +75,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def build_model(recipe: ModelRecipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> VLMForBlockDiffusion:
-    """Random weights, reproducible by seed, with the special tokens' ids written into the config."""
+    """Random weights, reproducible by seed, with the special tokens' ids written into the config.
+
+    Raises:
+        ValueError: for a value that no model could have, naming it.
+    """
+    if "model_type" not in recipe.text:
+        raise ValueError("model.text needs model_type, the name of a transformers architecture")
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL.items()}
     text = AutoConfig.for_model(
         **recipe.text,

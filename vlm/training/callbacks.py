@@ -1,15 +1,21 @@
 """What a run reports: one JSON line per logging step, and a progress bar with loss, speed and time left."""
 
 import json
+import math
+import os
 import time
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
 
 class Metrics(TrainerCallback):
-    """Writes ``metrics.jsonl`` beside the checkpoints; on resume it drops lines behind the resumed step."""
+    """Writes ``metrics.jsonl`` beside the checkpoints; on resume it drops the lines after the resumed step.
+
+    Must stand before the callbacks that also write what is logged, because it adds to it.
+    """
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -20,21 +26,34 @@ class Metrics(TrainerCallback):
         self.path = Path(args.output_dir) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        kept = [line for line in lines if _step(line) <= state.global_step]
+        beside = self.path.with_suffix(".partial")
+        beside.write_text("".join(line + "\n" for line in kept))
+        os.replace(beside, self.path)
         self.since = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.rows += self.trainer.update_rows
+        if state.global_step % args.save_steps == 0:
+            control.should_log = True  # the mean of the logged loss restarts where a resumed run starts
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:
             return
         now = time.perf_counter()
+        logs.pop("epoch", None)  # the stream has none
         logs.update(self.trainer.last, tokens_per_second=round(self.rows / (now - self.since), 1))
         self.rows, self.since = 0, now
         with self.path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics; infinity for a line that a kill cut short."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return math.inf
 
 
 class ProgressLine(TrainerCallback):
@@ -42,10 +61,6 @@ class ProgressLine(TrainerCallback):
 
     def __init__(self, trainer):
         self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        from rich.console import Console
-
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -56,6 +71,8 @@ class ProgressLine(TrainerCallback):
             console=Console(stderr=True),
             refresh_per_second=1,
         )
+
+    def on_train_begin(self, args, state, control, **kwargs):
         self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, said="")
         self.bar.start()
 
@@ -67,6 +84,3 @@ class ProgressLine(TrainerCallback):
             speed = f"{logs.get('tokens_per_second', 0):.0f} tok/s"
             said = f"loss {self.trainer.last['diffusion_loss']:.3f} ar {self.trainer.last['ar_loss']:.3f} {speed}"
             self.bar.update(self.task, said=said)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.stop()

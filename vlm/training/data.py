@@ -6,7 +6,6 @@ what came before: a position is (window, batch within it).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -130,8 +129,3 @@ def tokenizer_texts(recipe: DataRecipe, seed: int, n_items: int = 4000) -> Itera
             yield turn.question
             if family not in _READ_OFF:
                 yield turn.answer
-
-
-def first_samples(dataset: PlaygroundStream, n: int) -> list[Prepared]:
-    """The first ``n`` samples of the stream (for tests and a look)."""
-    return list(islice((dataset.sample(i) for i in range(n)), n))

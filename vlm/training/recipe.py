@@ -7,6 +7,9 @@ distinguishes it.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from data_pipelines.playground import FAMILIES
+from vision_encoders.config import nearest
+from vlm.config import TRAIT_NAMES
 from vlm.noise import BetaCurriculum, Level, Uniform
 from vlm.objective import Weighting
 
@@ -31,6 +34,11 @@ class ModelRecipe:
     frame_pool: int = 2
     vocab_size: int = 1024
 
+    def __post_init__(self):
+        for name in self.diffusion:
+            if name not in TRAIT_NAMES:
+                raise ValueError(f"unknown key {name!r} in model.diffusion; {nearest(name, TRAIT_NAMES)}")
+
 
 @dataclass
 class Phase:
@@ -45,6 +53,15 @@ class Phase:
     samples: int
     weights: dict[str, float]
     max_side: int = 256
+
+    def __post_init__(self):
+        for name, weight in self.weights.items():
+            if name not in FAMILIES:
+                raise ValueError(f"unknown playground family {name!r}; {nearest(name, FAMILIES)}")
+            if weight <= 0:
+                raise ValueError(f"the weight of family {name!r} must be positive, not {weight}")
+        if not self.weights:
+            raise ValueError("a phase needs the weight of at least one playground family")
 
 
 @dataclass
@@ -66,6 +83,20 @@ class DataRecipe:
     rows_per_batch: int = 6144
     window: int = 512
     workers: int = 1
+
+    def __post_init__(self):
+        if not self.phases:
+            raise ValueError("data.phases needs at least one phase")
+        if not 1 <= self.turns[0] <= self.turns[1]:
+            raise ValueError(f"data.turns {list(self.turns)} must be the fewest and the most turns, from 1")
+        if self.workers not in (0, 1):
+            raise ValueError(f"data.workers must be 0 or 1, not {self.workers}: the stream has one order")
+        if not self.block_sizes:
+            raise ValueError("data.block_sizes needs at least one block size")
+        for size, share in self.block_sizes.items():
+            if size < 1 or share <= 0:
+                raise ValueError(f"data.block_sizes {size}: {share}: both must be positive")
+        _at_least_one(self, "data.", ("rows_per_batch", "window"))
 
 
 @dataclass
@@ -129,3 +160,12 @@ class Recipe:
     log_steps: int = 10
     accumulation: int = 1
     seed: int = 0
+
+    def __post_init__(self):
+        _at_least_one(self, "", ("max_steps", "save_steps", "log_steps", "accumulation"))
+
+
+def _at_least_one(recipe, prefix: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(recipe, name) < 1:
+            raise ValueError(f"{prefix}{name} must be at least 1, not {getattr(recipe, name)}")

@@ -27,6 +27,12 @@ def run(recipe: Recipe) -> None:
             f"ar_weight {recipe.objective.ar_weight} needs causal context: under {traits.context_attention!r} context "
             "clean rows see the tokens they would predict"
         )
+    untrained = sorted(set(recipe.data.block_sizes) - set(traits.trained_block_sizes))
+    if untrained:
+        raise ValueError(
+            f"data.block_sizes {untrained} are not among the model's trained_block_sizes "
+            f"{sorted(traits.trained_block_sizes)}"
+        )
     stream = PlaygroundStream(recipe.data, processor, traits, recipe.seed)
     trainer = BlockDiffusionTrainer(model, processor, stream, recipe)
     trainer.resume()
@@ -41,6 +47,8 @@ def _model(recipe: Recipe) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
     found = checkpoints(Path(recipe.output_dir))
     source = str(found[-1]) if found else recipe.init_from
     if source is not None:
+        if not Path(source).is_dir():
+            raise ValueError(f"{source}: no such model directory")
         return VLMForBlockDiffusion.from_pretrained(source, dtype=torch.float32), VLMProcessor.from_pretrained(source)
     tokenizer = train_tokenizer(tokenizer_texts(recipe.data, recipe.seed), recipe.model.vocab_size)
     model = build_model(recipe.model, tokenizer, recipe.seed)

@@ -48,13 +48,13 @@ class BlockDiffusionTrainer(Trainer):
         self._partial = False
         super().__init__(model=model, args=_arguments(recipe), train_dataset=dataset, processing_class=processor)
         self.model_accepts_loss_kwargs = True  # losses are normalised over the whole update already
-        self.callback_handler.callbacks = [
+        self.progress = ProgressLine(self)
+        others = [
             c
             for c in self.callback_handler.callbacks
             if type(c).__name__ not in ("ProgressCallback", "PrinterCallback")
         ]
-        self.add_callback(Metrics(self))
-        self.add_callback(ProgressLine(self))
+        self.callback_handler.callbacks = [Metrics(self), *others, self.progress]
 
     def get_train_dataloader(self) -> DataLoader:
         workers = self.recipe.data.workers
@@ -141,19 +141,30 @@ class BlockDiffusionTrainer(Trainer):
             shutil.rmtree(old)
 
     def resume(self) -> None:
-        """Train, from the newest checkpoint of the run if it has one."""
+        """Train, from the newest checkpoint of the run if it has one; a run that has all its steps is left alone."""
         found = checkpoints(Path(self.args.output_dir))
+        if found and _step_of(found[-1]) >= self.recipe.max_steps:
+            return
         if found:
             window, number = json.loads((found[-1] / POSITION_FILE).read_text())
             self.position = (window, number)
             self.train_dataset.start = (window, number + 1)
-        self.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        try:
+            self.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        finally:
+            self.progress.bar.stop()  # whatever stopped the run, the terminal gets its cursor back
 
 
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run directory, oldest first."""
-    found = [p for p in run.glob("checkpoint-*") if (p / POSITION_FILE).exists()]
-    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+    found = [p for p in run.glob("checkpoint-*") if _step_of(p) >= 0 and (p / POSITION_FILE).exists()]
+    return sorted(found, key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint directory's name; -1 for a name that somebody else gave."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() else -1
 
 
 def _as_is(batch):

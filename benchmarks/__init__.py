@@ -1,0 +1,1 @@
+"""Speed and memory, always two things beside each other in one run."""
