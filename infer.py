@@ -60,6 +60,10 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         parser.error("--input and --output go together")
     if arguments.input is not None and (arguments.image or arguments.video):
         parser.error("with --input, media stand in the requests, not in --image or --video")
+    if arguments.input is not None and arguments.system is not None:
+        parser.error("with --input, system messages stand in the requests, not in --system")
+    if arguments.json and arguments.prompt is None:
+        parser.error("--json goes with --prompt; answers to --input are JSON anyway")
     for name in ("frames", "batch_size"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")

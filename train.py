@@ -11,16 +11,18 @@ import logging
 import sys
 from argparse import ArgumentError
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about kernels that training does not use
 
-from vlm.training.recipe import Recipe
-from vlm.training.run import run
-from vlm.training.trainer import NonFiniteLoss
+from vlm.noise import BetaCurriculum, Uniform  # noqa: E402
+from vlm.training.recipe import Recipe  # noqa: E402
+from vlm.training.run import run  # noqa: E402
+from vlm.training.trainer import NonFiniteLoss  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
+    set_parsing_settings(subclasses_enabled=[Uniform, BetaCurriculum])  # so that a printed recipe names its schedule
     parser = ArgumentParser(description=__doc__.splitlines()[0], exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML recipe; later arguments override it")
     parser.add_class_arguments(Recipe, None)

@@ -49,6 +49,9 @@ def _read() -> str | None:
 
 def _attachment(command: str, path: str, frames: int) -> list[dict]:
     """The part for a file, opened once now so that a bad one is reported at once."""
+    if not path:
+        say(f"error: {command} needs a file")
+        return []
     part = image_part(path) if command == "/image" else video_part(path)
     try:
         opened = open_media([{"role": "user", "content": [part]}], frames)[0]

@@ -46,6 +46,7 @@ class BlockDiffusionTrainer(Trainer):
         self.position = (0, 0)  # of the last batch consumed
         self.last: dict[str, float] = {}
         self._partial = False
+        self._rng_from: str | None = None
         super().__init__(model=model, args=_arguments(recipe), train_dataset=dataset, processing_class=processor)
         self.model_accepts_loss_kwargs = True  # losses are normalised over the whole update already
         self.progress = ProgressLine(self)
@@ -75,6 +76,9 @@ class BlockDiffusionTrainer(Trainer):
         """Gather an update's micro-batches, draw their noise, and total their normalisers."""
         gathered: list[Batch] = [next(epoch_iterator) for _ in range(num_batches)]
         self.position = gathered[-1].position
+        if self._rng_from is not None:  # dropout goes on too; the stock trainer restores it only when it replays data
+            self._load_rng_state(self._rng_from)
+            self._rng_from = None
         step, mask_id = self.state.global_step, self.model.config.traits.mask_token_id
         progress = min(1.0, step / self.recipe.max_steps)
         recipe, pad = self.recipe, self.processor.tokenizer.pad_token_id
@@ -149,8 +153,9 @@ class BlockDiffusionTrainer(Trainer):
             window, number = json.loads((found[-1] / POSITION_FILE).read_text())
             self.position = (window, number)
             self.train_dataset.start = (window, number + 1)
+            self._rng_from = str(found[-1])
         try:
-            self.train(resume_from_checkpoint=str(found[-1]) if found else None)
+            self.train(resume_from_checkpoint=self._rng_from)
         finally:
             self.progress.bar.stop()  # whatever stopped the run, the terminal gets its cursor back
 

@@ -27,10 +27,10 @@ def batch_of(numbers):
 
 def test_noise_is_the_same_whatever_the_batch_or_its_order():
     alone = {i: batch_of([i]) for i in (2, 5, 9)}
-    for order in ([2, 5, 9], [9, 2, 5], [5, 9], [9, 14, 2]):
+    for order in ([2, 5, 9], [9, 2, 5], [5, 9]):
         together = batch_of(order)
         for row, i in enumerate(order):
-            for name in FIELDS if i in alone else ():
+            for name in FIELDS:
                 single = alone[i][name][0]
                 assert torch.equal(together[name][row, : len(single)], single)
 
@@ -100,7 +100,9 @@ def test_sequence_level_noise_shares_one_level():
     """Under the NELBO a slot's weight is 1 / t of its block, so the weights tell the levels."""
     sample = max(SAMPLES, key=lambda s: s.layout.n_blocks)
     assert sample.layout.n_blocks > 3
-    draws = {level: noised(sample, "nelbo", schedule=Uniform(0.3, 1.0), level=level) for level in ("block", "sequence")}
+    draws = {
+        level: noised(sample, "nelbo", schedule=Uniform(0.3, 1.0), level=level) for level in ("block", "sequence")
+    }
     found = {level: set(draw.weights[draw.weights > 0]) for level, draw in draws.items()}
     assert len(found["sequence"]) == 1 and len(found["block"]) > 1
 

@@ -19,9 +19,7 @@ def same(a, b) -> bool:
     arrays = [(getattr(a.encoded, n), getattr(b.encoded, n)) for n in ("input_ids", "is_answer", "images", "frames")]
     arrays += [(getattr(a.layout, n), getattr(b.layout, n)) for n in a.layout.__dataclass_fields__]
     return (
-        a.encoded.id == b.encoded.id
-        and a.block_size == b.block_size
-        and all(np.array_equal(x, y) for x, y in arrays)
+        a.encoded.id == b.encoded.id and a.block_size == b.block_size and all(np.array_equal(x, y) for x, y in arrays)
     )
 
 

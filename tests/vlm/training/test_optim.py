@@ -58,7 +58,7 @@ def test_state_survives_a_round_trip(name, tmp_path):
     twin = copy.deepcopy(model)
     again = build_optimizer(twin, OptimRecipe(name=name))
     again.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
-    untouched, new = copy.deepcopy(model), None
+    untouched = copy.deepcopy(model)
     new = build_optimizer(untouched, OptimRecipe(name=name))
     for m, o in ((model, optimizer), (twin, again), (untouched, new)):
         step(m, o, seed=2)

@@ -1,0 +1,96 @@
+"""Recipes: the shipped one is what it says, impossible ones are refused by name, and a run checks what it combines."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipelines.playground import FAMILIES
+from tests.vlm.tiny import tiny_model
+from tests.vlm.training.small import data_recipe, small_recipe
+from train import main
+from vlm import DiffusionTraits
+from vlm.noise import BetaCurriculum
+from vlm.training.build import build_model, train_tokenizer
+from vlm.training.recipe import ModelRecipe, ObjectiveRecipe, Phase, Recipe
+from vlm.training.run import run
+
+DEMO = Path(__file__).parents[3] / "configs" / "demo.yaml"
+
+
+@pytest.fixture
+def demo(monkeypatch) -> Recipe:
+    """The shipped recipe, as `train.py` hands it on."""
+    handed = []
+    monkeypatch.setattr("train.run", handed.append)
+    assert main(["--config", str(DEMO)]) == 0
+    return handed[0]
+
+
+def test_the_demo_recipe_is_typed_and_agrees_with_itself(demo):
+    assert isinstance(demo, Recipe) and isinstance(demo.noise.schedule, BetaCurriculum)
+    assert all(isinstance(phase, Phase) for phase in demo.data.phases)
+    assert all(isinstance(size, int) for size in demo.data.block_sizes)
+    traits = DiffusionTraits(**{**demo.model.diffusion})
+    assert traits.ar_mode and traits.context_attention == "causal" and demo.objective.ar_weight > 0
+    assert set(demo.data.block_sizes) == set(traits.trained_block_sizes)
+    assert demo.optim.warmup_steps + demo.optim.decay_steps <= demo.max_steps
+
+
+def test_the_demo_mixture_reaches_every_kind_of_question(demo):
+    used = {name for phase in demo.data.phases for name in phase.weights}
+    together = {"attributes", "counting", "relations", "describe", "json"}  # what a scene_chat asks
+    assert used | (together if "scene_chat" in used else set()) == set(FAMILIES)
+
+
+def test_weights_follow_the_seed_and_ids_the_tokenizer(demo):
+    tokenizer = train_tokenizer(["How many circles? 12"], 300)
+    text = {**demo.model.text, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    recipe = replace(demo.model, text=text)
+    one, same, other = (build_model(recipe, tokenizer, seed) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters()))
+    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
+    assert one.config.traits.mask_token_id == tokenizer.mask_token_id
+    assert one.config.image_token_id == tokenizer.convert_tokens_to_ids("<|image|>")
+    assert one.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert tokenizer.mask_token_id in one.generation_config.suppress_tokens
+
+
+@pytest.mark.parametrize("name", ["max_steps", "save_steps", "log_steps", "accumulation"])
+def test_counts_start_at_one(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        Recipe(**{name: 0})
+
+
+def test_unknown_traits_are_refused():
+    with pytest.raises(ValueError, match="'block_sise' in model.diffusion; did you mean block_size"):
+        ModelRecipe(diffusion={"block_sise": 8})
+
+
+def saved(directory: Path, **traits) -> Path:
+    model, processor = tiny_model(dtype=torch.float32, **traits)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
+
+
+def test_the_ar_loss_is_refused_where_clean_rows_see_the_future(tmp_path):
+    start = saved(tmp_path / "start", context_attention="block_causal")
+    with pytest.raises(ValueError, match="ar_weight 1.0 needs causal context.*'block_causal'"):
+        run(small_recipe(tmp_path / "run", start))
+    recipe = small_recipe(tmp_path / "run", start, objective=ObjectiveRecipe(ar_weight=0.0), max_steps=1)
+    run(recipe)
+    assert (tmp_path / "run" / "final" / "model.safetensors").exists()
+
+
+def test_block_sizes_must_be_the_models(tmp_path):
+    start = saved(tmp_path / "start")
+    recipe = small_recipe(tmp_path / "run", start, data=data_recipe(block_sizes={4: 0.5, 6: 0.5}))
+    with pytest.raises(ValueError, match=r"block_sizes \[6\] are not among .* \[1, 4, 8\]"):
+        run(recipe)
+
+
+def test_a_missing_start_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such model directory"):
+        run(small_recipe(tmp_path / "run", tmp_path / "nowhere"))
