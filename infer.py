@@ -2,7 +2,7 @@
 
 python infer.py --image examples/kitchen.png --prompt "Describe the image."
 python infer.py --image a.png --image b.png --prompt "What changed?"
-python infer.py --video examples/bounce.mp4 --prompt "Which way does it move?"
+python infer.py --video examples/bounce.mp4 --prompt "How many times does the ball bounce?"
 python infer.py --chat
 python infer.py --input examples/requests.jsonl --output answers.jsonl --batch-size 8
 """
@@ -12,6 +12,9 @@ import sys
 import warnings
 
 warnings.filterwarnings("ignore")
+
+DECODING = ("mode", "threshold", "block_size", "denoising_steps", "max_new_tokens")
+SAMPLING = ("temperature", "top_p", "top_k", "seed")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -95,18 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
     media = open_media(sample.messages, arguments.frames)  # before the model: a bad file is reported at once
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     model, processor = load(arguments.model, arguments.adapter, dtype, arguments.device)
-    names = (
-        "mode",
-        "threshold",
-        "block_size",
-        "denoising_steps",
-        "max_new_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "seed",
-    )
-    config = settings(model, **{name: getattr(arguments, name) for name in names})
+    config = settings(model, **{name: getattr(arguments, name) for name in DECODING + SAMPLING})
     name = arguments.model or "embedded"
     if arguments.chat:
         from vlm.cli.chat import chat

@@ -1,1 +1,1 @@
-"""Files to samples to batches. Imports nothing of the model: it is handed a processor."""
+"""Files to samples to batches. Knows nothing of models and imports no torch: what a sample costs, it is told."""

@@ -29,6 +29,9 @@ def length_buckets(
         budget: the largest padded cost of a batch, in the units of ``cost``.
         window: how many samples are sorted together.
         seed: of the order of a window's batches.
+
+    Raises:
+        ValueError: for a window below 1.
     """
     if window < 1:
         raise ValueError(f"window must be at least 1, not {window}")

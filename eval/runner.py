@@ -63,7 +63,7 @@ def _resume(output: Path, run: dict) -> dict[tuple[str, int], ItemRecord]:
         _replace(items, "".join(_line(record) for record in done.values()))
     except OSError as error:
         raise ValueError(f"{output}: cannot be used for results ({error.strerror})") from error
-    except (json.JSONDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"{output}: holds files that are no results of ours ({error})") from error
     return done
 

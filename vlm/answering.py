@@ -9,7 +9,7 @@ from vlm.generation.generate import answer, build_strategy
 from vlm.generation.request import Request, State
 from vlm.layout import answer_spans
 from vlm.model import VLMForBlockDiffusion
-from vlm.processor import VLMProcessor
+from vlm.processor import VLMProcessor, texts_of
 
 
 @dataclass
@@ -56,7 +56,11 @@ def answer_batch(
     config: BlockGenerationConfig,
     on_step=None,
 ) -> list[Answer]:
-    """Answer requests as one batch, in order."""
+    """Answer requests as one batch, in order; ``on_step`` is called after every forward pass, see `Loop`.
+
+    Raises:
+        ValueError: for illegal settings, or a prompt that fills the position range.
+    """
     device = model.device
     for request in requests:
         request.input_ids = request.input_ids.to(device)
@@ -85,9 +89,7 @@ def settings(model: VLMForBlockDiffusion, **overrides) -> BlockGenerationConfig:
 def _refuse_no_question(message: dict) -> None:
     if message["role"] != "user":
         raise ValueError(f"the last message must be the user's, not the {message['role']}'s")
-    content = message["content"]
-    texts = [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
-    if not any(text.strip() for text in texts):
+    if not any(text.strip() for text in texts_of(message)):
         raise ValueError("the prompt is empty: the last message holds no text")
 
 

@@ -52,13 +52,14 @@ def may_attend(query: Rows, key: Rows, context: ContextAttention) -> torch.Tenso
 
     clean -> clean: ``causal`` sees positions up to its own, ``block_causal`` up to the end of its block, ``full`` all.
     noisy -> clean: strictly earlier blocks. noisy -> noisy: the same block of the same view, both directions.
-    clean -> noisy: never. Always within one segment. A padding row sees other padding rows only.
+    clean -> noisy: never. Always within one segment. A padding row sees itself and other padding.
     """
     clean_query, clean_key = query.view == 0, key.view == 0
     if context == "causal":
         within_context = key.position <= query.position
     elif context == "block_causal":
-        within_context = key.position < query.block_end
+        # A row sees itself: no news, except for padding rows, whose block is empty.
+        within_context = (key.position < query.block_end) | (key.position == query.position)
     else:
         within_context = key.position == key.position
     clean_to_clean = clean_query & clean_key & within_context

@@ -65,13 +65,16 @@ class BlockCache(Cache):
         config: the language model's config (its layer count).
         batch_size: number of batch rows B.
         capacity: tokens to allocate per row at first; grows geometrically.
+        device: the model's.
 
     Attributes:
         lengths: committed tokens per batch row, int64 [B].
         rows: what every slot holds, fields [B, capacity].
     """
 
-    def __init__(self, config: PreTrainedConfig, batch_size: int, capacity: int = 256, device: str = "cpu"):
+    def __init__(
+        self, config: PreTrainedConfig, batch_size: int, capacity: int = 256, device: torch.device | str = "cpu"
+    ):
         self.capacity = capacity
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         empty = torch.zeros(batch_size, capacity, dtype=torch.long, device=device)

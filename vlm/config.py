@@ -63,7 +63,7 @@ class DiffusionTraits:
             raise ValueError(f"block_size {self.block_size} is not in trained_block_sizes {self.trained_block_sizes}")
         if self.ar_mode and self.context_attention != "causal":
             raise ValueError(
-                f"ar_mode needs causal context, not {self.context_attention!r}: other rows see the future"
+                f"ar_mode needs causal context, not {self.context_attention!r}, under which clean rows see the future"
             )
 
 
@@ -78,7 +78,6 @@ class VLMConfig(PreTrainedConfig):
         vision_config: a `vision_encoders.VisionConfig` as a dict.
         projector_hidden_size: width of the projector's hidden layer; None means the language model's width.
         image_token_id, video_token_id: placeholders that media features replace, one per feature.
-        tokens_per_image: features of one image.
         frame_pool: side of the square of neighbouring features that a video frame averages into one.
         diffusion: the traits, see `DiffusionTraits`.
     """

@@ -71,9 +71,7 @@ def clean_blocks(length: int, spans: list[tuple[int, int]], block_size: int, ori
     return blocks
 
 
-def supervised_blocks(
-    length: int, spans: list[tuple[int, int]], block_size: int, origin: str
-) -> list[tuple[int, int]]:
+def supervised_blocks(spans: list[tuple[int, int]], block_size: int, origin: str) -> list[tuple[int, int]]:
     """(start, end) of every block that holds an answer token; ``end`` may lie past the answer (the fill)."""
     if origin == "sequence":
         indices = sorted({position // block_size for start, end in spans for position in range(start, end)})
@@ -110,20 +108,20 @@ def build_layout(
     length = len(ids)
     clean = clean_blocks(length, spans, block_size, traits.block_origin)
     columns = [_clean_columns(ids, is_answer, clean)]
-    blocks = supervised_blocks(length, spans, block_size, traits.block_origin)
-    in_answer_blocks = _owner(spans, blocks, length, traits.block_origin)
+    blocks = supervised_blocks(spans, block_size, traits.block_origin)
+    real_ends = _real_ends(spans, blocks, length, traits.block_origin)
     for view in range(1, views + 1):
-        for number, ((start, end), answer_end) in enumerate(zip(blocks, in_answer_blocks)):
+        for number, ((start, end), real_end) in enumerate(zip(blocks, real_ends)):
             index = (view - 1) * len(blocks) + number
             columns.append(
                 _noisy_columns(
-                    ids, is_answer, start, end, answer_end, index, view, end_token_id, traits.prediction_shift
+                    ids, is_answer, start, end, real_end, index, view, end_token_id, traits.prediction_shift
                 )
             )
     return Layout(**{name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
 
 
-def _owner(spans: list, blocks: list, length: int, origin: str) -> list[int]:
+def _real_ends(spans: list, blocks: list, length: int, origin: str) -> list[int]:
     """Where real tokens stop in each block: the answer's end (``response``) or the stream's end (``sequence``)."""
     if origin == "sequence":
         return [min(end, length) for _, end in blocks]

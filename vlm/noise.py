@@ -1,8 +1,8 @@
 """How much of a block is masked, and which tokens.
 
 A noise level t is the probability that a maskable token becomes a mask (linear schedule, alpha_t = 1 - t). Levels are
-drawn per block (asynchronous block-wise noise, SDAR-VL arXiv 2512.14068), per sequence, or once per batch, from a
-uniform, clipped or Beta distribution; the Beta distribution may move with training progress (progressive Beta noise
+drawn per block (asynchronous block-wise noise, SDAR-VL arXiv 2512.14068) or per sequence, from a uniform (perhaps
+clipped) or a Beta distribution; the Beta distribution may move with training progress (progressive Beta noise
 curriculum, same source). Everything here is NumPy on a `Generator` it is handed: noise is reproducible by seed.
 """
 

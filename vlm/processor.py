@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import ProcessorMixin
 
-from vision_encoders import VisionConfig
-from vision_encoders.preprocess import pixels
+from vision_encoders import VisionConfig, pixels
 
 
 @dataclass
@@ -61,9 +60,7 @@ class VLMProcessor(ProcessorMixin):
 
     def pixels(self, images: list) -> np.ndarray:
         """PIL images to float32 [N, 3, H, W]; an empty list gives N = 0."""
-        config = VisionConfig.from_dict(self.vision_config)
-        size = config.image_size
-        return pixels(images, config) if images else np.zeros((0, 3, size, size), np.float32)
+        return pixels(images, VisionConfig.from_dict(self.vision_config))
 
     def encode(self, messages: list[dict], media: list, add_generation_prompt: bool = False) -> Encoded:
         """Tokens and pixels of one conversation.
@@ -101,12 +98,16 @@ class VLMProcessor(ProcessorMixin):
         # Not `all_special_tokens`, which has no roles: a text could then open a turn of its own.
         reserved = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         for message in messages:
-            content = message["content"]
-            texts = [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]
-            for text in texts:
+            for text in texts_of(message):
                 for token in reserved:
                     if token in text:
                         raise ValueError(f"the text contains the reserved token {token!r}")
 
     def decode(self, ids, **kwargs) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, **kwargs)
+
+
+def texts_of(message: dict) -> list[str]:
+    """The texts of a chat message, whose content is one string or a list of parts."""
+    content = message["content"]
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]

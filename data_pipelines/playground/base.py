@@ -1,8 +1,8 @@
 """What every playground family is made of: splits, items, turns and their random streams.
 
-An item is a pure function of (family, split, seed, index): the same numbers give the same pixels and words on every
-machine. Train and held-out splits differ in seeds, fonts, phrasings and in some attribute combinations, so a held-out
-score measures more than memory of the training pictures.
+An item is a pure function of (family, split, seed, index), of how many turns are asked for and of the largest side:
+the same numbers give the same pixels and words on every machine. Train and held-out splits differ in seeds, fonts,
+phrasings and in some attribute combinations, so a held-out score measures more than memory of the training pictures.
 """
 
 import zlib

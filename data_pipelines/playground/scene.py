@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes: what they hold, how they are made up and how they are drawn.
+"""Scenes of colored shapes: what they hold, how they are made up and how they are drawn.
 
 A picture is a 3x3 grid of cells and a cell holds at most one thing, wholly inside it. So nothing overlaps, every place
 has a name without doubt, and no sample is ever rejected and drawn again.
@@ -42,7 +42,7 @@ TRAIN_LOOKS: tuple[Look, ...] = tuple(look for look in LOOKS if look not in HELD
 HELD_OUT_SHARE = 0.1  # of a held-out scene's things
 MIN_SIDE, MAX_SIDE = 96, 640
 MAX_THINGS = len(POSITIONS)
-CENTER_SLACK = 1 / 12  # how far a centre may leave its cell's centre: a quarter of the cell
+CENTER_SLACK = 1 / 12  # how far a thing's centre may leave its cell's: a quarter of the cell
 EDGE_SLACK = 0.01  # between a thing and the border of its cell
 TINT = 12  # how far a channel may leave its named color
 OVERSAMPLING = 2  # edges are drawn at this scale and averaged
@@ -50,7 +50,7 @@ OVERSAMPLING = 2  # edges are drawn at this scale and averaged
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape; ``x`` and ``y`` are shares of width and height, ``r`` of the shorter side."""
+    """A colored shape; ``x`` and ``y`` are shares of width and height, ``r`` of the shorter side."""
 
     shape: str
     color: str
@@ -85,7 +85,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in reading order on a picture of ``width`` x ``height`` pixels over a background colour."""
+    """Things in reading order on a picture of ``width`` x ``height`` pixels over a background color."""
 
     things: tuple[Thing, ...]
     width: int
@@ -105,7 +105,11 @@ def random_look(rng: np.random.Generator, split: Split) -> Look:
 
 
 def random_frame(rng: np.random.Generator, max_side: int) -> tuple[int, int]:
-    """Width and height in pixels, each log-uniform in [96, min(640, max_side)]."""
+    """Width and height in pixels, each log-uniform in [96, min(640, max_side)].
+
+    Raises:
+        ValueError: for a ``max_side`` below 96.
+    """
     top = min(MAX_SIDE, max_side)
     if top < MIN_SIDE:
         raise ValueError(f"max_side is {max_side}; a picture has sides of at least {MIN_SIDE} pixels")
@@ -163,7 +167,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 
 def paint_background(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """Background colour with a mild gradient and noise, made coarse and enlarged because that is cheap."""
+    """Background color with a mild gradient and noise, made coarse and enlarged because that is cheap."""
     rows, columns = min(48, scene.height // 4), min(48, scene.width // 4)
     slope_y, slope_x = rng.uniform(-12, 12, 2)
     ramp = slope_y * np.linspace(-1, 1, rows)[:, None] + slope_x * np.linspace(-1, 1, columns)[None]
@@ -174,7 +178,7 @@ def paint_background(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 
 def tint(color: str, rng: np.random.Generator) -> Rgb:
-    """The named colour, slightly off."""
+    """The named color, slightly off."""
     return tuple(int(np.clip(v, 0, 255)) for v in COLORS[color] + rng.integers(-TINT, TINT + 1, 3))
 
 

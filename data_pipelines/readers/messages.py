@@ -9,7 +9,7 @@ others their answers. Media are looked for here and decoded later.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def read_messages(path: str | Path, media_root: str | Path | None = None) -> Ite
 
 
 def user_sample(
-    prompt: str, images: list[Any] = (), videos: list[Any] = (), system: str | None = None, id: str = "0"
+    prompt: str, images: Sequence[Any] = (), videos: Sequence[Any] = (), system: str | None = None, id: str = "0"
 ) -> Sample:
     """A chat of one user turn: its images, its videos, then the prompt. Media are paths or PIL pictures."""
     content = [*map(image_part, images), *map(video_part, videos), text_part(prompt)]

@@ -1,1 +1,1 @@
-"""Checkpoints: loading ours, and (as they come) those of others."""
+"""Checkpoints: loading one, and making a trained one the embedded model."""

@@ -1,6 +1,6 @@
 """Make a trained checkpoint the embedded model: half precision, tokenizer beside it, defaults written in.
 
-    python -m vlm.checkpoints.embed runs/demo/final --block-size 8 --threshold 0.9
+python -m vlm.checkpoints.embed runs/demo/final --block-size 8 --threshold 0.9
 """
 
 import argparse

@@ -16,6 +16,7 @@ from vlm.generation.loop import Loop, Strategy
 from vlm.generation.request import Request, State
 from vlm.generation.scoring import Sampler
 from vlm.generation.spans import FixedBlocks, SingleTokens
+from vlm.projector import pooled_count
 
 
 @dataclass
@@ -131,10 +132,8 @@ def _requests(model, input_ids, attention_mask, images, frames, seed: int) -> li
     """Split a padded batch into single requests with their own media."""
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     prompts = [ids[keep.bool()] for ids, keep in zip(input_ids, mask)]
-    height, width = model.vision_tower.grid
-    pool = model.config.frame_pool
-    per_frame = -(-height // pool) * -(-width // pool)
-    kinds = ((images, model.config.image_token_id, height * width), (frames, model.config.video_token_id, per_frame))
+    per_image, per_frame = (pooled_count(model.vision_tower.grid, side) for side in (1, model.config.frame_pool))
+    kinds = ((images, model.config.image_token_id, per_image), (frames, model.config.video_token_id, per_frame))
     split = []
     for pixels, token_id, per_item in kinds:
         counts = [int((ids == token_id).sum()) // per_item for ids in prompts]

@@ -144,24 +144,29 @@ class Loop:
         rows = _pack([self._rows(state, feed) for state, feed in zip(states, feeds)], length, device)
         ids = torch.tensor([feed.ids + [0] * (length - len(feed.ids)) for feed in feeds], device=device)  # [B, L]
         embeds = self.model.get_input_embeddings()(ids)  # [B, L, D]
-        for embed, state in zip(embeds, states):
-            if state.cached == 0 and state.request.has_media:
-                prompt = self._embed_prompt(state)  # under sequence origin its last rows stand in the open block
+        for embed, state, feed in zip(embeds, states, feeds):
+            if feed.ids and state.request.has_media and state.cached < state.prompt_length:
+                prompt = self._prompt_rows(state)
                 embed[: len(prompt)] = prompt
         hidden = self.model.decode(embeds, rows, self.cache)  # [B, L, D]
         self.cache.commit(torch.tensor([feed.n_clean for feed in feeds], device=device))
         for state, feed in zip(states, feeds):
             state.cached += feed.n_clean
+            if state.cached >= state.prompt_length:
+                state.prompt_embeds = None
         reads = [(b, row) for b, feed in enumerate(feeds) for row in feed.reads]
         batch_index, row_index = torch.tensor(reads, dtype=torch.long, device=device).view(-1, 2).T
         logits = self.model.head(hidden[batch_index, row_index]).float()
         logits[:, list(self.strategy.suppress_tokens)] = -torch.inf
         return logits
 
-    def _embed_prompt(self, state: State) -> torch.Tensor:
-        request = state.request
-        ids = request.input_ids.to(self.model.device).unsqueeze(0)
-        return self.model.embed(ids, request.pixel_values, request.pixel_values_videos)[0]
+    def _prompt_rows(self, state: State) -> torch.Tensor:
+        """Embeddings of the prompt's rows that have no KV yet: under sequence origin some stand in the first block."""
+        if state.prompt_embeds is None:
+            request = state.request
+            ids = request.input_ids.to(self.model.device).unsqueeze(0)
+            state.prompt_embeds = self.model.embed(ids, request.pixel_values, request.pixel_values_videos)[0]  # [P, D]
+        return state.prompt_embeds[state.cached :]
 
     def _rows(self, state: State, feed: Feed) -> list[list[int]]:
         """The `Rows` columns of one request; positions count from the start of the cache that was handed in."""
@@ -197,9 +202,11 @@ class Loop:
         grid = scores.new_full((len(states), width), -torch.inf)
         slots = torch.tensor([(b, slot) for b, feed in enumerate(feeds) for slot in feed.slots], device=logits.device)
         grid[slots[:, 0], slots[:, 1]] = scores
+        is_open = torch.zeros_like(grid, dtype=torch.bool)  # not read off the scores: with a NaN no step would commit
+        is_open[slots[:, 0], slots[:, 1]] = True
         step = torch.tensor([state.step for state in states], device=logits.device)
         size = torch.tensor([_slots_at_open(state) for state in states], device=logits.device)
-        chosen = self.strategy.commit.select(grid, grid > -torch.inf, step, size)[slots[:, 0], slots[:, 1]]
+        chosen = self.strategy.commit.select(grid, is_open, step, size)[slots[:, 0], slots[:, 1]]
         for (b, slot), token, take in zip(slots.tolist(), tokens.tolist(), chosen.tolist()):
             if take:
                 states[b].canvas[slot] = token

@@ -12,7 +12,7 @@ class Request:
     Attributes:
         input_ids: int64 [P], media placeholders expanded.
         pixel_values, pixel_values_videos: [N, 3, H, W] pixels of its images and of its video frames, or None.
-        answer_spans: earlier answers inside the prompt, as (start, end): on the ``response`` grid they are own blocks.
+        answer_spans: (start, end) of earlier answers inside the prompt: on the ``response`` grid each starts anew.
         seed: of its sampling; two requests with the same seed and prompt get the same answer in any batch.
     """
 
@@ -34,10 +34,11 @@ class State:
     Attributes:
         tokens: final tokens, prompt included.
         offset: positions taken before this prompt by a cache that was handed in.
-        cached: how many of them have their KV in the cache.
+        cached: how many of ``tokens`` have their KV in the cache.
         block_start: first position of the open block.
         canvas: token ids of the open block, the mask id at open slots; None between blocks.
         step: denoising steps the open block has had.
+        prompt_embeds: [P, D] of a prompt with media, while some of its rows have no KV.
         forwards: forward passes in which the request had rows.
         finish_reason: ``stop`` (end token) or ``length``; None while it runs.
         prefill_s, decode_s: seconds of its first forward pass (media encoding included) and of all later ones.
@@ -56,6 +57,7 @@ class State:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     generator: torch.Generator | None = None
+    prompt_embeds: torch.Tensor | None = None
 
     @property
     def generated(self) -> list[int]:

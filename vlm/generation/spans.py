@@ -11,9 +11,6 @@ class FixedBlocks:
     """Blocks of one size, on the checkpoint's grid.
 
     Under ``sequence`` origin the first block may begin inside the prompt: its first slots then hold prompt tokens.
-
-    Raises:
-        ValueError: for a block size that the checkpoint was not trained with.
     """
 
     size: int
@@ -21,6 +18,11 @@ class FixedBlocks:
 
     @classmethod
     def for_checkpoint(cls, traits: DiffusionTraits, size: int | None) -> "FixedBlocks":
+        """Blocks of ``size`` tokens, or of the checkpoint's default.
+
+        Raises:
+            ValueError: for a block size that the checkpoint was not trained with.
+        """
         size = traits.block_size if size is None else size
         if size not in traits.trained_block_sizes:
             allowed = ", ".join(map(str, traits.trained_block_sizes))
@@ -38,16 +40,17 @@ class FixedBlocks:
 
 @dataclass(frozen=True)
 class SingleTokens:
-    """Autoregressive decoding: blocks of one slot, read from the clean row before it.
-
-    Raises:
-        ValueError: if the checkpoint's clean rows were not trained to predict the next token.
-    """
+    """Autoregressive decoding: blocks of one slot, read from the clean row before it."""
 
     size: int = 1
 
     @classmethod
     def for_checkpoint(cls, traits: DiffusionTraits) -> "SingleTokens":
+        """Single tokens, where the checkpoint has an AR mode.
+
+        Raises:
+            ValueError: if its clean rows were not trained to predict the next token.
+        """
         if traits.context_attention != "causal" or not traits.ar_mode:
             has = f"context_attention={traits.context_attention!r}, ar_mode={traits.ar_mode}"
             raise ValueError(f"mode 'ar' needs causal context and a trained AR mode; this checkpoint has {has}")

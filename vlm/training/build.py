@@ -15,6 +15,7 @@ from vlm.config import DiffusionTraits, VLMConfig
 from vlm.generation.config import BlockGenerationConfig
 from vlm.model import VLMForBlockDiffusion
 from vlm.processor import VLMProcessor
+from vlm.projector import pooled_count
 from vlm.training.recipe import ModelRecipe
 
 SPECIAL = {
@@ -112,12 +113,10 @@ def build_model(recipe: ModelRecipe, tokenizer: PreTrainedTokenizerFast, seed: i
 
 def build_processor(model: VLMForBlockDiffusion, tokenizer: PreTrainedTokenizerFast) -> VLMProcessor:
     """The processor that expands placeholders to as many tokens as ``model`` gives features."""
-    height, width = model.vision_tower.grid
-    pool = model.config.frame_pool
     return VLMProcessor(
         tokenizer=tokenizer,
         vision_config=model.config.vision_config,
         tokens_per_image=model.vision_tower.num_tokens,
-        tokens_per_frame=-(-height // pool) * -(-width // pool),
+        tokens_per_frame=pooled_count(model.vision_tower.grid, model.config.frame_pool),
         chat_template=tokenizer.chat_template,
     )

@@ -33,7 +33,7 @@ class Metrics(TrainerCallback):
         self.since = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.rows += self.trainer.update_rows
+        self.rows += self.trainer.update_rows  # the tokens of "tokens per second": clean and noisy, without padding
         if state.global_step % args.save_steps == 0:
             control.should_log = True  # the mean of the logged loss restarts where a resumed run starts
 

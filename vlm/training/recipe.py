@@ -124,6 +124,7 @@ class OptimRecipe:
         muon_lr, lr: peak learning rates of the two groups.
         weight_decay: decoupled, on matrices only.
         warmup_steps, decay_steps: linear warm-up, constant, then linear decay to zero over the last ``decay_steps``.
+        max_grad_norm: longer gradients are clipped to this length.
     """
 
     name: Literal["muon", "adamw"] = "adamw"
@@ -143,6 +144,7 @@ class Recipe:
         output_dir: where checkpoints, metrics and the final model go.
         max_steps: optimiser steps in all.
         save_steps: steps between checkpoints; the newest two are kept.
+        log_steps: steps between lines of metrics.
         accumulation: micro-batches per optimiser step.
         seed: of weights, data order, noise and block sizes.
         init_from: directory of a model to start from; None builds one from ``model``.
