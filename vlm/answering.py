@@ -81,6 +81,8 @@ def settings(model: VLMForBlockDiffusion, **overrides) -> BlockGenerationConfig:
         if value is not None:
             setattr(config, name, value)
     if overrides.get("denoising_steps") is not None and overrides.get("policy") is None:
+        if overrides.get("threshold") is not None:
+            raise ValueError("threshold and denoising_steps exclude each other: give one of them")
         config.policy = "static"
     build_strategy(model, config)  # refuses illegal settings before any request is opened
     return config

@@ -39,9 +39,6 @@ class Rows:
         """A new `Rows` with ``function`` applied to every field."""
         return Rows(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
-    def to(self, device: torch.device | str) -> "Rows":
-        return self.map(lambda tensor: tensor.to(device))
-
     @property
     def shape(self) -> torch.Size:
         return self.position.shape

@@ -25,6 +25,7 @@ class DiffusionTraits:
         trained_block_sizes: every block size seen in training.
         mask_token_id: the token that stands for "not yet written".
         noise: what noise writes: ``mask``, ``uniform`` random tokens, or ``mixed``.
+        noise_range: lowest and highest mask ratio seen in training.
         ar_mode: clean rows were trained on next-token prediction, so the weights also run as a plain AR model.
         off_grid_ok: blocks need not start on the training grid.
         multi_open_ok: several blocks may be open at once.
@@ -39,6 +40,7 @@ class DiffusionTraits:
     trained_block_sizes: tuple[int, ...] = (8,)
     mask_token_id: int = 0
     noise: Literal["mask", "uniform", "mixed"] = "mask"
+    noise_range: tuple[float, float] = (0.0, 1.0)
     ar_mode: bool = False
     off_grid_ok: bool = False
     multi_open_ok: bool = False

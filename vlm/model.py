@@ -30,7 +30,6 @@ class VLMOutput(ModelOutput):
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    past_key_values: BlockCache | None = None
 
 
 class VLMForBlockDiffusion(PreTrainedModel):
@@ -134,8 +133,9 @@ class VLMForBlockDiffusion(PreTrainedModel):
         """
         keys = cache.place(rows) if cache is not None else rows
         text_config = self.config.text_config
-        layer_types = getattr(text_config, "layer_types", None) or ["full_attention"]
         window = getattr(text_config, "sliding_window", None)
+        everywhere = "full_attention" if window is None else "sliding_attention"  # Mistral: no types, one window
+        layer_types = getattr(text_config, "layer_types", None) or [everywhere]
         masks = masks_for(layer_types, rows, keys, self.config.traits.context_attention, window)
         return self.language_model.get_decoder()(
             inputs_embeds=embeds,
@@ -182,6 +182,10 @@ class VLMForBlockDiffusion(PreTrainedModel):
         logits = self.head(hidden if logits_at is None else hidden.flatten(0, 1)[logits_at])
         loss = None
         if labels is not None:
+            if self.config.traits.context_attention != "causal" or logits_at is not None:
+                raise ValueError(
+                    "labels need causal context and logits at every row: other rows see what they predict"
+                )
             loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         return VLMOutput(loss=loss, logits=logits)
 

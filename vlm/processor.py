@@ -5,11 +5,12 @@ features, and marks which tokens the assistant wrote. Media are already PIL imag
 business, so the processor works the same on paths, frames and procedural pictures.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import ProcessorMixin
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
 
 from vision_encoders import VisionConfig, pixels
 
@@ -30,7 +31,6 @@ class Encoded:
     images: np.ndarray
     frames: np.ndarray
     id: str = ""
-    meta: dict[str, Any] = field(default_factory=dict)
 
 
 class VLMProcessor(ProcessorMixin):
@@ -94,6 +94,45 @@ class VLMProcessor(ProcessorMixin):
         frames = [f for at, item in zip(placeholders, media) if ids[at] == self.video_token_id for f in item]
         return Encoded(np.repeat(ids, repeats), np.repeat(answer, repeats), self.pixels(images), self.pixels(frames))
 
+    def __call__(self, images=None, text=None, videos=None, return_tensors=None, **kwargs) -> BatchFeature:
+        """Rendered chats to a padded batch: what transformers' `apply_chat_template` calls with ``tokenize=True``.
+
+        Args:
+            images: PIL images of all chats in reading order, flat or one list a chat.
+            text: one rendered chat or several, a placeholder per image or video.
+            videos: likewise, each a sequence of frames.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` [B, L], left-padded; ``pixel_values`` and ``pixel_values_videos``.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        pictures, clips = _flat(images, _is_picture), [list(clip) for clip in _flat(videos, _is_clip)]
+        repeats = {
+            self.image_token_id: iter([self.tokens_per_image] * len(pictures)),
+            self.video_token_id: iter([self.tokens_per_frame * len(clip) for clip in clips]),
+        }
+        try:
+            rows = [self._expanded(self.tokenizer(text)["input_ids"], repeats) for text in texts]
+        except StopIteration:
+            message = f"more placeholders than media: {len(pictures)} images, {len(clips)} videos"
+            raise ValueError(message) from None
+        if any(True for left in repeats.values() for _ in left):
+            raise ValueError(f"fewer placeholders than media: {len(pictures)} images, {len(clips)} videos")
+        batch = self.tokenizer.pad({"input_ids": rows}, padding_side="left")
+        frames = [to_image(frame) for clip in clips for frame in clip]
+        for name, items in (("pixel_values", [to_image(p) for p in pictures]), ("pixel_values_videos", frames)):
+            if items:
+                batch[name] = self.pixels(items)
+        return BatchFeature(dict(batch), tensor_type=return_tensors)
+
+    @staticmethod
+    def _expanded(ids: list[int], repeats: dict) -> list[int]:
+        """Every placeholder as often as its medium has features."""
+        out: list[int] = []
+        for token in ids:
+            out += [token] * (next(repeats[token]) if token in repeats else 1)
+        return out
+
     def _refuse_reserved(self, messages: list[dict]) -> None:
         # Not `all_special_tokens`, which has no roles: a text could then open a turn of its own.
         reserved = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
@@ -111,3 +150,25 @@ def texts_of(message: dict) -> list[str]:
     """The texts of a chat message, whose content is one string or a list of parts."""
     content = message["content"]
     return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+
+
+def to_image(picture) -> Image.Image:
+    """A PIL image of a picture that transformers may have turned into an array [H, W, 3] or [3, H, W]."""
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    array = np.asarray(picture)
+    return Image.fromarray(array.transpose(1, 2, 0) if array.shape[0] == 3 else array)
+
+
+def _flat(media, is_item) -> list:
+    """One flat list of media that come as one list, or as one list a chat."""
+    return [item for entry in media or [] for item in ([entry] if is_item(entry) else entry)]
+
+
+def _is_picture(entry) -> bool:
+    return not isinstance(entry, list | tuple)
+
+
+def _is_clip(entry) -> bool:
+    """Frames in a list, or in one array [T, H, W, 3]; a chat's list of clips is neither."""
+    return not isinstance(entry, list | tuple) or (len(entry) > 0 and _is_picture(entry[0]) and np.ndim(entry[0]) != 4)

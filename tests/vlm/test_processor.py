@@ -64,3 +64,28 @@ def test_any_text_survives_the_tokenizer():
     _, processor = tiny_model()
     for text in ("Grüße, 東京! 🙂", "a  b\n\nc", '{"x": [1, 23]}'):
         assert processor.decode(processor.tokenizer(text)["input_ids"]) == text
+
+
+def test_transformers_own_chat_call_gives_the_same_tokens_and_pixels():
+    """`apply_chat_template(tokenize=True)`, as transformers' users write it, against `encode`."""
+    _, processor = tiny_model()
+    content = [{"type": "image", "image": PICTURE}, {"type": "text", "text": "red?"}]
+    messages = [{"role": "user", "content": content}]
+    batch = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    expected = processor.encode(messages, [PICTURE], add_generation_prompt=True)
+    assert batch["input_ids"].tolist() == [expected.input_ids.tolist()]
+    assert np.array_equal(batch["pixel_values"].numpy(), expected.images)
+
+
+def test_rendered_chats_are_padded_on_the_left():
+    model, processor = tiny_model()
+    texts = ["<|begin|><|user|>red<|end|>", "<|begin|><|user|><|image|>red green blue<|end|>", "<|video|>"]
+    batch = processor(text=texts, images=[[], [PICTURE]], videos=[[PICTURE] * 3], return_tensors="pt")
+    assert batch["attention_mask"][:, -1].all() and batch["attention_mask"].sum(1).tolist()[2] == 3
+    assert (batch["input_ids"] == model.config.image_token_id).sum(1).tolist() == [0, 4, 0]
+    with pytest.raises(ValueError, match="more placeholders than media: 0 images"):
+        processor(text=texts[1])
+    with pytest.raises(ValueError, match="fewer placeholders than media: 1 images"):
+        processor(text=texts[0], images=[PICTURE])

@@ -43,6 +43,8 @@ class BlockGenerationConfig(GenerationConfig):
             raise ValueError(f"mode {self.mode!r} is not one of {', '.join(MODES)}")
         if self.policy not in POLICIES:
             raise ValueError(f"policy {self.policy!r} is not one of {', '.join(POLICIES)}")
+        if self.max_new_tokens is None:
+            raise ValueError("max_new_tokens None must be a number of at least 1")
         positive = {"block_size": self.block_size, "denoising_steps": self.denoising_steps}
         for name, value in {**positive, "max_new_tokens": self.max_new_tokens}.items():
             if value is not None and value < 1:

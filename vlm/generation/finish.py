@@ -3,11 +3,11 @@
 from vlm.generation.request import State
 
 
-def settle(state: State, mask_token_id: int, end_token_ids: set[int], max_new_tokens: int) -> None:
+def settle(state: State, mask_token_id: int, end_token_ids: frozenset[int]) -> None:
     """Move the canvas's final tokens to ``state.tokens`` once the block, or the request, is finished.
 
     A request stops at its first end token as soon as every slot before it is final: slots behind an end token can no
-    longer change the answer. It also stops when ``max_new_tokens`` tokens are final.
+    longer change the answer. It also stops when as many tokens as it may generate are final.
     """
     canvas = state.canvas
     first_mask = canvas.index(mask_token_id) if mask_token_id in canvas else len(canvas)
@@ -16,7 +16,7 @@ def settle(state: State, mask_token_id: int, end_token_ids: set[int], max_new_to
     end = next((i for i in range(new_from, first_mask) if canvas[i] in end_token_ids), None)
     if end is not None:
         final, state.finish_reason = canvas[: end + 1], "stop"
-    room = state.prompt_length + max_new_tokens - state.block_start
+    room = state.prompt_length + state.room - state.block_start
     if len(final) >= room:
         reason = "stop" if end is not None and len(final) == room else "length"
         final, state.finish_reason = final[:room], reason

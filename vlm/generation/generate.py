@@ -16,6 +16,7 @@ from vlm.generation.loop import Loop, Strategy
 from vlm.generation.request import Request, State
 from vlm.generation.scoring import Sampler
 from vlm.generation.spans import FixedBlocks, SingleTokens
+from vlm.layout import answer_spans
 from vlm.projector import pooled_count
 
 
@@ -45,6 +46,9 @@ def build_strategy(model, config: BlockGenerationConfig) -> Strategy:
     traits = model.config.traits
     if traits.context_attention == "full":
         raise ValueError("context_attention 'full' has no exact KV across blocks, which this decoder relies on")
+    for name, value in (("media_attention", "bidirectional"), ("positions", "mrope")):
+        if getattr(traits, name) == value:
+            raise ValueError(f"{name} {value!r} is not supported by this decoder")
     if traits.noise != "mask":
         raise ValueError(f"noise {traits.noise!r}: only checkpoints trained with mask noise can be decoded")
     ar = config.mode == "ar"
@@ -70,12 +74,6 @@ def answer(
         ValueError: for illegal settings, an empty prompt, or a prompt that fills the position range.
     """
     strategy = build_strategy(model, config)
-    limit = model.config.text_config.max_position_embeddings
-    for request in requests:
-        if len(request.input_ids) == 0:
-            raise ValueError("the prompt is empty")
-        if len(request.input_ids) + strategy.spans.size > limit:
-            raise ValueError(f"the prompt has {len(request.input_ids)} tokens; the position limit is {limit}")
     return Loop(model, requests, strategy, cache, on_step).run()
 
 
@@ -86,6 +84,7 @@ def generate(
     pixel_values: torch.Tensor | None = None,
     pixel_values_videos: torch.Tensor | None = None,
     past_key_values: BlockCache | None = None,
+    answer_mask: torch.Tensor | None = None,
     streamer=None,
     generation_config: BlockGenerationConfig | None = None,
     **kwargs,
@@ -99,6 +98,8 @@ def generate(
         past_key_values: a `BlockCache` of what came before, one row a prompt; ``input_ids`` are then only the new
             tokens. It comes back holding these prompts and their answers as well (one closing forward pass more);
             hand in an empty one to start a conversation.
+        answer_mask: [B, P], True at earlier answers inside the prompts. Only checkpoints with block-causal context and
+            response origin need it: there an answer's blocks are its own.
         streamer: gets ``put`` with the prompt and then with closed blocks, ``put_draft`` (where it has one) with the
             open block after every denoising step, ``end`` at the end. Batch size 1 only.
         generation_config: defaults to the checkpoint's; keyword arguments override its fields.
@@ -115,6 +116,10 @@ def generate(
     if streamer is not None and len(input_ids) > 1:
         raise ValueError(f"a streamer serves one prompt at a time, not a batch of {len(input_ids)}")
     requests = _requests(self, input_ids, attention_mask, pixel_values, pixel_values_videos, config.seed)
+    if answer_mask is not None:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        for request, marks, keep in zip(requests, answer_mask, mask):
+            request.answer_spans = answer_spans(marks[keep.bool()].cpu().numpy())
     if streamer is not None:
         streamer.put(requests[0].input_ids.cpu())
     states = answer(self, requests, config, past_key_values, stream_steps(streamer))

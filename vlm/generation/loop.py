@@ -78,11 +78,30 @@ class Loop:
     ):
         self.model, self.strategy, self.on_step = model, strategy, on_step
         self.traits = model.config.traits
-        self.states = [_state(request, model.device) for request in requests]
         self.keeps_rows = cache is not None
+        if self.keeps_rows and self.traits.block_origin == "sequence" and cache.lengths.any():
+            raise ValueError("a cache cannot be continued under block_origin 'sequence': its grid would start anew")
         self.cache = cache or BlockCache(model.config.text_config, len(requests), device=model.device)
-        for state, offset in zip(self.states, self.cache.lengths.tolist()):
-            state.offset = offset
+        offsets = self.cache.lengths.tolist()
+        self.states = [self._state(request, offset) for request, offset in zip(requests, offsets)]
+
+    def _state(self, request: Request, offset: int) -> State:
+        """The start of a request behind ``offset`` cached tokens.
+
+        Raises:
+            ValueError: for an empty prompt, or one that leaves no room for a block within the position range.
+        """
+        length, size = len(request.input_ids), self.strategy.spans.size
+        limit = self.model.config.text_config.max_position_embeddings
+        if length == 0:
+            raise ValueError("the prompt is empty")
+        blocks = (limit - offset - length) // size
+        if blocks < 1:
+            before = f" behind {offset} cached ones" if offset else ""
+            raise ValueError(f"the prompt has {length} tokens{before}; the position limit is {limit}")
+        room = min(self.strategy.max_new_tokens, blocks * size)
+        generator = torch.Generator(device=self.model.device).manual_seed(request.seed)
+        return State(request, length, request.input_ids.tolist(), room, offset, generator=generator)
 
     @torch.no_grad()
     def run(self) -> list[State]:
@@ -107,7 +126,7 @@ class Loop:
                 self.strategy.spans.open(state, mask_id)
         self._pass(states, [self._plan(s) if s.finish_reason is None else Feed([], 0, [], []) for s in states])
         for state in running:
-            settle(state, mask_id, self.strategy.end_token_ids, self.strategy.max_new_tokens)
+            settle(state, mask_id, self.strategy.end_token_ids)
         if self.on_step is not None:
             self.on_step(running)
 
@@ -226,12 +245,6 @@ def _slots_at_open(state: State) -> int:
     if state.canvas is None:
         return 0
     return len(state.canvas) - (len(state.tokens) - state.block_start)
-
-
-def _state(request: Request, device) -> State:
-    tokens = request.input_ids.tolist()
-    generator = torch.Generator(device=device).manual_seed(request.seed)
-    return State(request, len(tokens), tokens, generator=generator)
 
 
 def _pack(columns: list[list[list[int]]], length: int, device) -> Rows:

@@ -33,6 +33,7 @@ class State:
 
     Attributes:
         tokens: final tokens, prompt included.
+        room: how many tokens it may generate.
         offset: positions taken before this prompt by a cache that was handed in.
         cached: how many of ``tokens`` have their KV in the cache.
         block_start: first position of the open block.
@@ -47,6 +48,7 @@ class State:
     request: Request
     prompt_length: int
     tokens: list[int]
+    room: int
     offset: int = 0
     cached: int = 0
     block_start: int = 0

@@ -27,6 +27,12 @@ def run(recipe: Recipe) -> None:
             f"ar_weight {recipe.objective.ar_weight} needs causal context: under {traits.context_attention!r} context "
             "clean rows see the tokens they would predict"
         )
+    if recipe.objective.ar_weight < 0:
+        raise ValueError(f"ar_weight {recipe.objective.ar_weight} must not be negative")
+    if traits.ar_mode and recipe.objective.ar_weight == 0:
+        raise ValueError(
+            "ar_mode true needs ar_weight above 0: the checkpoint would claim a mode it was not trained for"
+        )
     untrained = sorted(set(recipe.data.block_sizes) - set(traits.trained_block_sizes))
     if untrained:
         raise ValueError(

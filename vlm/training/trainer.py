@@ -141,6 +141,9 @@ class BlockDiffusionTrainer(Trainer):
                 os.fsync(file.fileno())
         shutil.rmtree(run / name, ignore_errors=True)
         written.rename(run / name)
+        directory = os.open(run, os.O_RDONLY)
+        os.fsync(directory)  # the new name itself
+        os.close(directory)
         for old in checkpoints(run)[:-2]:
             shutil.rmtree(old)
 
