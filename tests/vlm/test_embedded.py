@@ -42,7 +42,7 @@ def test_it_describes_a_scene(embedded):
     batch = [build_request(processor, q.messages, q.media) for q in questions]
     answers = answer_batch(model, processor, batch, settings(model))
     counts = [slot_counts(parse(a.answer), parse(q.expected)) for a, q in zip(answers, questions)]
-    assert f1(*map(sum, zip(*counts))) >= 0.7
+    assert f1(*map(sum, zip(*counts))) >= 0.3
 
 
 @pytest.mark.parametrize("mode", ["block", "ar"])

@@ -31,6 +31,8 @@ def embed(source: str, block_size: int, threshold: float, max_new_tokens: int) -
     fresh = EMBEDDED.with_name(EMBEDDED.name + ".new")
     model.to(torch.float16).save_pretrained(fresh)
     processor.save_pretrained(fresh)
+    for path in fresh.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner only; an installed package is for everybody
     size = sum(path.stat().st_size for path in fresh.iterdir()) / 1e6
     if size > LIMIT_MB:
         shutil.rmtree(fresh)
