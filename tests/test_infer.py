@@ -266,6 +266,18 @@ def test_an_animation_is_a_video_or_its_first_frame(here, answer):
     assert moving == answer("--video", "frames", "--prompt", "red") != first
 
 
+def read_to_the_end(terminal: int) -> str:
+    """What was written to a pseudo-terminal that is closed on the other side; it arrives in pieces."""
+    pieces = []
+    try:
+        while piece := os.read(terminal, 4096):
+            pieces.append(piece)
+    except OSError:  # the other side is closed and everything was read
+        pass
+    os.close(terminal)
+    return b"".join(pieces).decode()
+
+
 def test_drafts_on_a_terminal_end_as_the_piped_answer(here, ask, monkeypatch):
     piped = ask("--prompt", "red", "--image", "0.png")[1]
     monkeypatch.setenv("COLUMNS", "7")
@@ -273,8 +285,7 @@ def test_drafts_on_a_terminal_end_as_the_piped_answer(here, ask, monkeypatch):
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
         assert ask("--prompt", "red", "--image", "0.png")[0] == 0
-        written = os.read(ours, 100_000).decode()
-    os.close(ours)
+    written = read_to_the_end(ours)
     screen = Screen(7)
     screen.write(written)
     assert "░" in written and screen.shown() == printed(piped.removesuffix("\n"), 7)
