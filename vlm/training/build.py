@@ -103,6 +103,7 @@ def build_model(recipe: ModelRecipe, tokenizer: PreTrainedTokenizerFast, seed: i
     torch.manual_seed(seed)
     model = VLMForBlockDiffusion(config)
     model.generation_config = BlockGenerationConfig(
+        bos_token_id=ids["bos_token"],
         eos_token_id=ids["eos_token"],
         pad_token_id=ids["pad_token"],
         suppress_tokens=[ids[name] for name in ("mask_token", "image_token", "video_token", "pad_token", "bos_token")],

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from vlm import VLMForBlockDiffusion, VLMProcessor
 from vlm.training.build import build_model, build_processor, train_tokenizer
@@ -18,6 +19,7 @@ def run(recipe: Recipe) -> None:
     Raises:
         ValueError: for a recipe that cannot be trained, naming the value.
     """
+    logging.disable_progress_bar()  # ours is the only one
     torch.manual_seed(recipe.seed)
     Path(recipe.output_dir).mkdir(parents=True, exist_ok=True)
     model, processor = _model(recipe)
