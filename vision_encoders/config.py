@@ -30,7 +30,7 @@ class VisionConfig:
             There ``image_size`` is the side that the position table was trained for, when it differs from ours.
         mean, std: per RGB channel, of pixels scaled to [0, 1].
         resample: filter of the resize.
-        fit: ``squash`` ignores the aspect ratio; ``pad`` keeps it and fills up with the mean colour.
+        fit: ``squash`` ignores the aspect ratio; ``pad`` keeps it and fills up with the mean color.
 
     Raises:
         ValueError: a field has a value that no encoder could use.

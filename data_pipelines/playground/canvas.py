@@ -1,4 +1,4 @@
-"""The paper of the text families: canvas sizes, contrast-checked colours, fonts by split, noise and JPEG.
+"""The paper of the text families: canvas sizes, contrast-checked colors, fonts by split, noise and JPEG.
 
 The deciding choice: a picture is laid out in *em* (the font size of its smallest text) and only then scaled to pixels.
 A canvas is never longer than ``LIMIT`` em, so whatever its size, its smallest letters keep about 11 px of height when
@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from data_pipelines.playground.base import Split, pick
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 LIMIT = 11.5  # longest side of a canvas in em: 192 px / 11.5 = 16.7 px an em, capitals of about 11.7 px
 WIDE, TALL = 2.2, 1.7  # the most a canvas is wider than high, and higher than wide
@@ -45,47 +45,47 @@ FONTS: dict[Split, tuple[str, ...]] = {
 class Style:
     """Background, ink that reads well on it, a second ink for titles and rules, and the font's name."""
 
-    background: Colour
-    shade: Colour  # the other end of a faint gradient; equal to background where the paper is plain
-    ink: Colour
-    accent: Colour
+    background: Color
+    shade: Color  # the other end of a faint gradient; equal to background where the paper is plain
+    ink: Color
+    accent: Color
     font: str
 
 
-def luminance(colour: Colour) -> float:
-    """Relative luminance of an sRGB colour, 0 (black) to 1 (white)."""
-    r, g, b = ((c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour)
+def luminance(color: Color) -> float:
+    """Relative luminance of an sRGB color, 0 (black) to 1 (white)."""
+    r, g, b = ((c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
-def contrast(a: Colour, b: Colour) -> float:
-    """Contrast ratio of two colours, 1 (equal) to 21 (black on white)."""
+def contrast(a: Color, b: Color) -> float:
+    """Contrast ratio of two colors, 1 (equal) to 21 (black on white)."""
     low, high = sorted((luminance(a), luminance(b)))
     return (high + 0.05) / (low + 0.05)
 
 
-def _colour(rng: np.random.Generator, low: int, high: int) -> Colour:
+def _color(rng: np.random.Generator, low: int, high: int) -> Color:
     return tuple(rng.integers(low, high, 3, endpoint=True).tolist())
 
 
-def ink_on(rng: np.random.Generator, *papers: Colour) -> Colour:
-    """A random colour that reads well on every one of ``papers``."""
+def ink_on(rng: np.random.Generator, *papers: Color) -> Color:
+    """A random color that reads well on every one of ``papers``."""
     dark_paper = luminance(papers[0]) < 0.18
     for _ in range(6):
-        ink = _colour(rng, 130, 255) if dark_paper else _colour(rng, 0, 130)
+        ink = _color(rng, 130, 255) if dark_paper else _color(rng, 0, 130)
         if all(contrast(ink, paper) >= MIN_CONTRAST for paper in papers):
             return ink
     return best_ink(*papers)
 
 
-def best_ink(*papers: Colour) -> Colour:
+def best_ink(*papers: Color) -> Color:
     """Black or white, whichever stands out more from the worst of ``papers``."""
     return max(((0, 0, 0), (255, 255, 255)), key=lambda ink: min(contrast(ink, paper) for paper in papers))
 
 
 def style(rng: np.random.Generator, split: Split) -> Style:
     """Paper, inks and a font of ``split``: light paper in two cases of three, dark in the third."""
-    background = _colour(rng, 190, 255) if rng.random() < 0.66 else _colour(rng, 0, 55)
+    background = _color(rng, 190, 255) if rng.random() < 0.66 else _color(rng, 0, 55)
     shade = background
     if rng.random() < 0.25:
         step = int(rng.integers(-30, 31))
@@ -174,10 +174,10 @@ def write(
     draw: ImageDraw.ImageDraw,
     at: tuple[float, float],
     text: str,
-    colour: Colour,
+    color: Color,
     face: ImageFont.FreeTypeFont,
     anchor: str,
 ) -> list[int]:
     """Draw ``text`` with its ``anchor`` (Pillow's two letters) at ``at``; the box of its ink, [x0, y0, x1, y1]."""
-    draw.text(at, text, fill=colour, font=face, anchor=anchor)
+    draw.text(at, text, fill=color, font=face, anchor=anchor)
     return [round(v) for v in draw.textbbox(at, text, font=face, anchor=anchor)]

@@ -107,13 +107,13 @@ PHRASINGS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A chart before it is drawn: ``values[i]`` belongs to ``labels[i]`` and is painted in ``colours[i]``."""
+    """A chart before it is drawn: ``values[i]`` belongs to ``labels[i]`` and is painted in ``colors[i]``."""
 
     kind: str
     labels: tuple[str, ...]
     values: tuple[int, ...]
-    colours: tuple[canvas.Colour, ...]
-    by_colour: bool  # labels are the colours' names and are not written
+    colors: tuple[canvas.Color, ...]
+    by_color: bool  # labels are the colors' names and are not written
     step: int  # values between two numbered lines of the axis; 0 where each mark has its value written
 
 
@@ -138,7 +138,7 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
     painter(rng, image, paper, plan, Area(0.3 * em, 0.2 * em, width - 0.3 * em, height - 0.2 * em, em))
     turns, asked = ask(rng, split, FAMILY, PHRASINGS, _facts(rng, plan), n_turns)
     meta: dict[str, Any] = {"kind": plan.kind, "labels": list(plan.labels), "values": list(plan.values)}
-    meta |= {"by_colour": plan.by_colour, "step": plan.step, "em": em, "asked": asked}
+    meta |= {"by_color": plan.by_color, "step": plan.step, "em": em, "asked": asked}
     meta |= {"font": paper.font, "ink": paper.ink, "papers": [paper.background, paper.shade]}
     return Item([canvas.finish(rng, image)], "image", turns, meta)
 
@@ -151,16 +151,16 @@ def readable(value: int, step: int) -> bool:
 def _plan(rng: np.random.Generator, paper: canvas.Style) -> Plan:
     kind = pick(rng, tuple(MARK))
     count = int(rng.integers(3, 7))
-    by_colour = kind != "line" and bool(rng.random() < 0.4)
-    if by_colour:
+    by_color = kind != "line" and bool(rng.random() < 0.4)
+    if by_color:
         labels = tuple(list(NAMED)[i] for i in rng.permutation(6)[:count].tolist())
-        colours = tuple(NAMED[label] for label in labels)
+        colors = tuple(NAMED[label] for label in labels)
     else:
         labels = _labels(rng, kind, count, paper.font)
-        colours = _colours(rng, kind, len(labels))
+        colors = _colors(rng, kind, len(labels))
     # Lying bars have their numbers side by side, and there is no room for those of every fourth value.
     step = 0 if kind == "pie" or rng.random() < 0.65 else pick(rng, (5,) if kind == "lying bars" else (4, 5))
-    return Plan(kind, labels, _values(rng, kind, len(labels), step), colours, by_colour, step)
+    return Plan(kind, labels, _values(rng, kind, len(labels), step), colors, by_color, step)
 
 
 def _labels(rng: np.random.Generator, kind: str, count: int, font: str) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ def _labels(rng: np.random.Generator, kind: str, count: int, font: str) -> tuple
     return family[start : start + count]
 
 
-def _colours(rng: np.random.Generator, kind: str, count: int) -> tuple[canvas.Colour, ...]:
+def _colors(rng: np.random.Generator, kind: str, count: int) -> tuple[canvas.Color, ...]:
     palette = [list(NAMED.values())[i] for i in rng.permutation(6).tolist()]
     return tuple(palette[:count]) if kind == "pie" or rng.random() < 0.4 else (palette[0],) * count
 
@@ -189,7 +189,7 @@ def _values(rng: np.random.Generator, kind: str, count: int, step: int) -> tuple
 
 def _needs(plan: Plan, font: str) -> tuple[float, float]:
     """The least width and height in em that the chart stays legible in, margins included."""
-    widest = 0.0 if plan.by_colour else max(canvas.width_em(label, font) for label in plan.labels)
+    widest = 0.0 if plan.by_color else max(canvas.width_em(label, font) for label in plan.labels)
     axis = 1.7 if plan.step else 0.0
     if plan.kind == "pie":
         return 7.0 + 2 * widest, 9.4
@@ -224,13 +224,13 @@ def _axis(draw: ImageDraw.ImageDraw, paper: canvas.Style, plan: Plan, area: Area
 def _standing(draw: ImageDraw.ImageDraw, paper: canvas.Style, plan: Plan, area: Area) -> tuple[Area, list[float]]:
     """Labels under, numbers left: returns the marks' area and the middle of each."""
     em, face = area.em, canvas.font(paper.font, area.em)
-    foot = 0.15 if plan.by_colour and not plan.step else 0.5 if plan.by_colour else 1.25
+    foot = 0.15 if plan.by_color and not plan.step else 0.5 if plan.by_color else 1.25
     room = Area(area.left, area.top + (0.0 if plan.step else 1.2 * em), area.right, area.bottom - foot * em, em)
     inner = _axis(draw, paper, plan, room, lying=False)
     cell = (inner.right - inner.left) / len(plan.labels)
     middles = [inner.left + cell * (i + 0.5) for i in range(len(plan.labels))]
     draw.line((inner.left, inner.bottom, inner.right, inner.bottom), fill=paper.ink, width=_thin(em))
-    if not plan.by_colour:
+    if not plan.by_color:
         for x, label in zip(middles, plan.labels, strict=True):
             draw.text((x, inner.bottom + 0.7 * em), label, fill=paper.ink, font=face, anchor="mm")
     return inner, middles
@@ -241,29 +241,29 @@ def _bars(rng: np.random.Generator, image: Image.Image, paper: canvas.Style, pla
     inner, middles = _standing(draw, paper, plan, area)
     face = canvas.font(paper.font, em)
     half = (inner.right - inner.left) / len(middles) * rng.uniform(0.28, 0.42)
-    for x, value, colour in zip(middles, plan.values, plan.colours, strict=True):
+    for x, value, color in zip(middles, plan.values, plan.colors, strict=True):
         y = inner.bottom - (inner.bottom - inner.top) * value / TOP
-        draw.rectangle((x - half, y, x + half, inner.bottom), fill=colour, outline=paper.ink, width=_thin(em))
+        draw.rectangle((x - half, y, x + half, inner.bottom), fill=color, outline=paper.ink, width=_thin(em))
         if not plan.step:
             draw.text((x, y - 0.6 * em), str(value), fill=paper.ink, font=face, anchor="mm")
 
 
 def _lying_bars(rng: np.random.Generator, image: Image.Image, paper: canvas.Style, plan: Plan, area: Area) -> None:
     draw, em, face = ImageDraw.Draw(image), area.em, canvas.font(paper.font, area.em)
-    head = 0.15 if plan.by_colour else max(canvas.width_em(label, paper.font) for label in plan.labels) + 0.35
+    head = 0.15 if plan.by_color else max(canvas.width_em(label, paper.font) for label in plan.labels) + 0.35
     if plan.step:
         head = max(head, 0.4)
     room = Area(area.left + head * em, area.top, area.right - (0 if plan.step else 1.6 * em), area.bottom, em)
     inner = _axis(draw, paper, plan, room, lying=True)
     cell = (inner.bottom - inner.top) / len(plan.labels)
     half = cell * rng.uniform(0.28, 0.42)
-    for i, (label, value, colour) in enumerate(zip(plan.labels, plan.values, plan.colours, strict=True)):
+    for i, (label, value, color) in enumerate(zip(plan.labels, plan.values, plan.colors, strict=True)):
         y = inner.top + cell * (i + 0.5)
         x = inner.left + (inner.right - inner.left) * value / TOP
-        draw.rectangle((inner.left, y - half, x, y + half), fill=colour, outline=paper.ink, width=_thin(em))
+        draw.rectangle((inner.left, y - half, x, y + half), fill=color, outline=paper.ink, width=_thin(em))
         if not plan.step:
             draw.text((x + 0.25 * em, y), str(value), fill=paper.ink, font=face, anchor="lm")
-        if not plan.by_colour:
+        if not plan.by_color:
             draw.text((inner.left - 0.25 * em, y), label, fill=paper.ink, font=face, anchor="rm")
     draw.line((inner.left, inner.top, inner.left, inner.bottom), fill=paper.ink, width=_thin(em))
 
@@ -273,12 +273,12 @@ def _line(rng: np.random.Generator, image: Image.Image, paper: canvas.Style, pla
     inner, middles = _standing(draw, paper, plan, area)
     heights = [inner.bottom - (inner.bottom - inner.top) * value / TOP for value in plan.values]
     # A thin line needs more contrast than a bar, which has an outline of ink.
-    faint = canvas.contrast(plan.colours[0], paper.background) < 2
-    colour = paper.ink if faint else plan.colours[0]
-    draw.line(list(zip(middles, heights, strict=True)), fill=colour, width=max(2, round(0.16 * em)), joint="curve")
+    faint = canvas.contrast(plan.colors[0], paper.background) < 2
+    color = paper.ink if faint else plan.colors[0]
+    draw.line(list(zip(middles, heights, strict=True)), fill=color, width=max(2, round(0.16 * em)), joint="curve")
     radius = em * rng.uniform(0.2, 0.3)
     for x, y, value in zip(middles, heights, plan.values, strict=True):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=paper.ink, width=_thin(em))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=paper.ink, width=_thin(em))
         if not plan.step:
             # The outline of paper keeps a steep line from running through the number.
             rim = {"stroke_width": max(1, round(0.12 * em)), "stroke_fill": paper.background}
@@ -287,19 +287,19 @@ def _line(rng: np.random.Generator, image: Image.Image, paper: canvas.Style, pla
 
 def _pie(rng: np.random.Generator, image: Image.Image, paper: canvas.Style, plan: Plan, area: Area) -> None:
     draw, em, face = ImageDraw.Draw(image), area.em, canvas.font(paper.font, area.em)
-    wide = 0.0 if plan.by_colour else max(canvas.width_em(label, paper.font) for label in plan.labels) + 0.3
-    high = 0.0 if plan.by_colour else 1.2
+    wide = 0.0 if plan.by_color else max(canvas.width_em(label, paper.font) for label in plan.labels) + 0.3
+    high = 0.0 if plan.by_color else 1.2
     x, y = (area.left + area.right) / 2, (area.top + area.bottom) / 2
     radius = min((area.right - area.left) / 2 - wide * em, (area.bottom - area.top) / 2 - high * em)
     angle = float(rng.uniform(0, 360))
-    for label, value, colour in zip(plan.labels, plan.values, plan.colours, strict=True):
+    for label, value, color in zip(plan.labels, plan.values, plan.colors, strict=True):
         sweep = 360 * value / sum(plan.values)
         box = (x - radius, y - radius, x + radius, y + radius)
-        draw.pieslice(box, angle, angle + sweep, fill=colour, outline=paper.ink, width=_thin(em))
+        draw.pieslice(box, angle, angle + sweep, fill=color, outline=paper.ink, width=_thin(em))
         c, s = math.cos(math.radians(angle + sweep / 2)), math.sin(math.radians(angle + sweep / 2))
         inside = (x + 0.68 * radius * c, y + 0.68 * radius * s)
-        draw.text(inside, str(value), fill=canvas.best_ink(colour), font=face, anchor="mm")
-        if not plan.by_colour:
+        draw.text(inside, str(value), fill=canvas.best_ink(color), font=face, anchor="mm")
+        if not plan.by_color:
             outside = (x + (radius + (wide / 2 + 0.1) * em) * c, y + (radius + 0.7 * em) * s)
             draw.text(outside, label, fill=paper.ink, font=face, anchor="mm")
         angle += sweep
@@ -309,7 +309,7 @@ def _thin(em: float) -> int:
     return max(1, round(0.06 * em))
 
 
-def _blend(a: canvas.Colour, b: canvas.Colour, share: float) -> canvas.Colour:
+def _blend(a: canvas.Color, b: canvas.Color, share: float) -> canvas.Color:
     return tuple(round(p * (1 - share) + q * share) for p, q in zip(a, b, strict=True))
 
 
@@ -341,7 +341,7 @@ def _pairs(rng: np.random.Generator, plan: Plan, names: dict[str, str]) -> Seque
 
 
 def _name(label: str, plan: Plan, mark: str) -> str:
-    return f"the {label} {mark}" if plan.by_colour else label
+    return f"the {label} {mark}" if plan.by_color else label
 
 
 def _kind(plan: Plan) -> str:

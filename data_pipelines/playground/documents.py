@@ -203,13 +203,13 @@ def _write(
     for i, (key, value) in enumerate(rows):
         y = top + (i + 0.5) * pitch
         x, anchor = (left, "lm") if value else (left + span / 2, "mm")
-        colour = paper.accent if i == 0 else paper.ink
-        boxes.append(canvas.write(draw, (x, y), key, colour, face, anchor))
+        color = paper.accent if i == 0 else paper.ink
+        boxes.append(canvas.write(draw, (x, y), key, color, face, anchor))
         if value and close and value.count(".") != 1:  # prices stay flush right
             behind = (left + (canvas.width_em(key, paper.font) + 0.6) * em, y)
-            boxes.append(canvas.write(draw, behind, value, colour, face, "lm"))
+            boxes.append(canvas.write(draw, behind, value, color, face, "lm"))
         elif value:
-            boxes.append(canvas.write(draw, (left + span, y), value, colour, face, "rm"))
+            boxes.append(canvas.write(draw, (left + span, y), value, color, face, "rm"))
     for y in (top + pitch, top + pitch * (len(rows) - 1)):  # rules under the title and above the last row
         if rng.random() < 0.5:
             draw.line((left, y, left + span, y), fill=paper.accent, width=max(1, round(0.05 * em)))

@@ -102,13 +102,13 @@ PHRASINGS = {
 
 @dataclass(frozen=True)
 class Thing:
-    """A picture of the sheet: its number, plain name, category, RGBA tile (with a rim), mean colour where opaque."""
+    """A picture of the sheet: its number, plain name, category, RGBA tile (with a rim), mean color where opaque."""
 
     number: int
     name: str
     category: str
     tile: Image.Image
-    mean: canvas.Colour
+    mean: canvas.Color
 
 
 @lru_cache(maxsize=1)
@@ -185,10 +185,10 @@ def _size(rng: np.random.Generator, columns: int, rows: int, max_side: int) -> t
 
 def _paper(
     rng: np.random.Generator, split: Split, width: int, height: int, chosen: list[Thing]
-) -> tuple[Image.Image, list[canvas.Colour]]:
-    """A page no thing on it blends into, by its mean colour; and the page's one or two colours."""
+) -> tuple[Image.Image, list[canvas.Color]]:
+    """A page no thing on it blends into, by its mean color; and the page's one or two colors."""
     kind = pick(rng, PAPERS[split])
-    first, second = _colours(rng, chosen)
+    first, second = _colors(rng, chosen)
     page = Image.new("RGB", (width, height), first)
     if kind == "plain":
         return page, [first]
@@ -207,8 +207,8 @@ def _paper(
     return page, [first, second]
 
 
-def _colours(rng: np.random.Generator, chosen: list[Thing]) -> tuple[canvas.Colour, canvas.Colour]:
-    """A paper and a slightly different second colour for its pattern, far from the things' mean colours."""
+def _colors(rng: np.random.Generator, chosen: list[Thing]) -> tuple[canvas.Color, canvas.Color]:
+    """A paper and a slightly different second color for its pattern, far from the things' mean colors."""
     best, farthest = (255, 255, 255), -1.0
     for _ in range(4):
         low, high = ((170, 255), (0, 70))[int(rng.random() < 0.3)]

@@ -23,8 +23,8 @@ def noise(height=48, width=64, channels=3):
 def quarters():
     """40 x 20, its corners red, green / blue, white: every turn and mirror of it looks different."""
     image = Image.new("RGB", (40, 20), WHITE)
-    for box, colour in (((0, 0, 19, 9), RED), ((20, 0, 39, 9), GREEN), ((0, 10, 19, 19), BLUE)):
-        ImageDraw.Draw(image).rectangle(box, colour)
+    for box, color in (((0, 0, 19, 9), RED), ((20, 0, 39, 9), GREEN), ((0, 10, 19, 19), BLUE)):
+        ImageDraw.Draw(image).rectangle(box, color)
     return image
 
 

@@ -100,7 +100,7 @@ def test_both_readers_give_the_same_pixels(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "decord", None)
     for one, other in zip(by_decord, load_video(path), strict=True):
-        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 8  # two colour converters
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 8  # two color converters
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
@@ -232,7 +232,7 @@ def test_a_header_that_claims_too_large_frames_is_refused(tmp_path):
 @pytest.mark.parametrize("percent", [45, 60, 61, 62, 80])
 @pytest.mark.parametrize("name, codec", [("cut.mp4", "libx264"), ("cut.mp4", "mpeg4"), ("cut.ts", "libx264")])
 def test_a_cut_off_clip_gives_what_it_still_holds(tmp_path, monkeypatch, caplog, name, codec, percent):
-    monkeypatch.setitem(sys.modules, "decord", None)  # one colour converter, so that pixels can be compared
+    monkeypatch.setitem(sys.modules, "decord", None)  # one color converter, so that pixels can be compared
     path = tmp_path / name
     write_clip(path, codec, options={"movflags": "faststart"} if name.endswith("mp4") else {}, texture=40)
     whole = load_video(path, frames=TOTAL)

@@ -53,7 +53,7 @@ def test_squash_fills_the_square_and_pad_keeps_the_aspect_ratio():
     white = 1 - np.float32(mean)[:, None, None]
     np.testing.assert_allclose(squashed, np.broadcast_to(white, squashed.shape), atol=1e-6)
     np.testing.assert_allclose(padded[:, 8:24], np.broadcast_to(white, (3, 16, 32)), atol=1e-6)
-    # Padding has the mean colour, so it is zero after normalisation.
+    # Padding has the mean color, so it is zero after normalisation.
     np.testing.assert_allclose(np.delete(padded, np.s_[8:24], axis=1), 0, atol=1e-6)
 
 

@@ -217,11 +217,11 @@ def test_ink_stands_out_from_paper_after_the_squash(family):
 
 
 def test_painted_areas_order_the_values(monkeypatch):
-    """Bars are equally wide and slices are sectors, so more pixels of a colour mean a larger value."""
+    """Bars are equally wide and slices are sectors, so more pixels of a color mean a larger value."""
     monkeypatch.setattr(canvas, "finish", lambda rng, image: image)
     checked = 0
     for item in items("charts", "train", 200, n_turns=1, max_side=400):
-        if not item.meta["by_colour"]:
+        if not item.meta["by_color"]:
             continue
         pixels = np.asarray(item.media[0]).reshape(-1, 3)  # [H W, 3]
         area = [(pixels == charts.NAMED[label]).all(1).sum() for label in item.meta["labels"]]
