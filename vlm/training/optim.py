@@ -48,17 +48,25 @@ def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimi
         n: p for n, p in trainable.items() if p.ndim == 2 and n.startswith("language_model") and ".layers." in n
     }
     rest = {n: p for n, p in trainable.items() if recipe.name == "adamw" or n not in matrices}
-    decayed = [p for n, p in rest.items() if p.ndim >= 2 and "embed" not in n]
-    kept = [p for n, p in rest.items() if p.ndim < 2 or "embed" in n]
-    adamw = AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}],
-        lr=recipe.lr,
-        betas=(0.9, 0.98),
-    )
+    adamw = AdamW(_groups(rest, recipe), lr=recipe.lr, betas=(0.9, 0.98))
     if recipe.name == "adamw":
         return adamw
     muon = Muon(matrices.values(), lr=recipe.muon_lr, weight_decay=recipe.weight_decay)
     return MuonWithAdamW(muon, adamw)
+
+
+def _groups(parameters: dict[str, nn.Parameter], recipe: OptimRecipe) -> list[dict]:
+    """Matrices and vectors apart, and the vision tower apart where it has a learning rate of its own."""
+    own = recipe.vision_lr is not None
+    parts = {True: recipe.vision_lr, False: recipe.lr} if own else {False: recipe.lr}
+    groups = []
+    for in_vision, lr in parts.items():
+        mine = {n: p for n, p in parameters.items() if not own or n.startswith("vision_tower") == in_vision}
+        decayed = [p for n, p in mine.items() if p.ndim >= 2 and "embed" not in n]
+        kept = [p for n, p in mine.items() if p.ndim < 2 or "embed" in n]
+        groups.append({"params": decayed, "lr": lr, "weight_decay": recipe.weight_decay})
+        groups.append({"params": kept, "lr": lr, "weight_decay": 0.0})
+    return groups
 
 
 def warmup_stable_decay(recipe: OptimRecipe, max_steps: int):

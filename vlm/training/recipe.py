@@ -122,6 +122,7 @@ class OptimRecipe:
     Args:
         name: ``muon`` (Muon for the matrices of the decoder's layers, AdamW for the rest) or ``adamw``.
         muon_lr, lr: peak learning rates of the two groups.
+        vision_lr: peak learning rate of the vision tower; None means ``lr``.
         weight_decay: decoupled, on matrices only.
         warmup_steps, decay_steps: linear warm-up, constant, then linear decay to zero over the last ``decay_steps``.
         max_grad_norm: longer gradients are clipped to this length.
@@ -130,6 +131,7 @@ class OptimRecipe:
     name: Literal["muon", "adamw"] = "adamw"
     muon_lr: float = 0.02
     lr: float = 1e-3
+    vision_lr: float | None = None
     weight_decay: float = 0.01
     warmup_steps: int = 100
     decay_steps: int = 500

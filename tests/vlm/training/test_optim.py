@@ -32,6 +32,18 @@ def test_every_trainable_parameter_is_in_exactly_one_group(name):
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
 
 
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_the_vision_tower_can_have_a_learning_rate_of_its_own(name):
+    model = tiny_model(dtype=torch.float32)[0]
+    recipe = OptimRecipe(name=name, lr=1e-3, vision_lr=1e-5)
+    groups = build_optimizer(model, recipe).param_groups
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert set(rate) == {id(p) for p in model.parameters()}
+    assert sum(len(group["params"]) for group in groups) == len(rate)
+    assert all(rate[id(p)] == 1e-5 for p in model.vision_tower.parameters())
+    assert 1e-5 not in {rate[id(p)] for n, p in model.named_parameters() if not n.startswith("vision_tower")}
+
+
 def test_muon_gets_the_decoders_matrices_and_nothing_else():
     model, optimizer = fresh("muon")
     names = {id(p): n for n, p in model.named_parameters()}
