@@ -33,7 +33,8 @@ def config(tmp_path, start) -> Path:
     """A small recipe as a file, saved at every third step and logged at every second."""
     values = asdict(small_recipe(tmp_path / "run", start, log_steps=2))
     values["noise"]["schedule"] = {"class_path": "vlm.noise.BetaCurriculum", "init_args": values["noise"]["schedule"]}
-    values["data"]["turns"] = list(values["data"]["turns"])
+    for phase in values["data"]["phases"]:
+        phase["turns"] = list(phase["turns"])
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     return tmp_path / "recipe.yaml"
 

@@ -57,7 +57,7 @@ class VLMForBlockDiffusion(PreTrainedModel):
         self.vision_tower = build_vision_encoder(VisionConfig.from_dict(config.vision_config))
         width = config.text_config.hidden_size
         self.projector = Projector(
-            self.vision_tower.hidden_size, width, config.projector_hidden_size or width, self.vision_tower.num_tokens
+            self.vision_tower.hidden_size, width, config.projector_hidden_size or width, self.vision_tower.grid
         )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation="sdpa")
         self.post_init()

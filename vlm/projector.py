@@ -17,17 +17,19 @@ class Projector(nn.Module):
     Args:
         vision_size, text_size: widths of the two sides.
         hidden_size: width between the two linear layers.
-        num_tokens: features per image, T.
+        grid: (h, w), rows and columns of features, T = h * w.
     """
 
-    def __init__(self, vision_size: int, text_size: int, hidden_size: int, num_tokens: int):
+    def __init__(self, vision_size: int, text_size: int, hidden_size: int, grid: tuple[int, int]):
         super().__init__()
         self.norm = nn.LayerNorm(vision_size)
         self.linear_1 = nn.Linear(vision_size, hidden_size)
         self.linear_2 = nn.Linear(hidden_size, text_size)
         self.out_norm = nn.RMSNorm(text_size)
         nn.init.constant_(self.out_norm.weight, SCALE)
-        self.position = nn.Parameter(SCALE * torch.randn(num_tokens, text_size))
+        # A code a row plus a code a column, so that "the top row" is one direction from the first step on.
+        rows, columns = (torch.randn(n, text_size) for n in grid)
+        self.position = nn.Parameter(SCALE / 2**0.5 * (rows[:, None] + columns[None]).flatten(0, 1))  # [T, D_text]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         hidden = nn.functional.gelu(self.linear_1(self.norm(features)))

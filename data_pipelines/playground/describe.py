@@ -23,6 +23,18 @@ PHRASINGS = (
     "Describe what you see.",
     "List the shapes of the picture in sentences.",
     "Give a description of the whole picture.",
+    "Give a description of the image.",
+    "Write about every shape in the picture.",
+    "Say what is in the image, shape by shape.",
+    "Write a description of all the shapes.",
+    "Tell me about the whole picture.",
+    "Describe the scene.",
+    "Give one sentence for each shape.",
+    "What do you see in the picture? Write whole sentences.",
+    "Tell me everything that is in the image.",
+    "Please describe this picture.",
+    "Which shapes do you see, and where? Answer in sentences.",
+    "Please give a full description.",
 )
 
 _SENTENCE = re.compile(

@@ -31,6 +31,12 @@ PHRASINGS = (
     "Return a JSON array of all shapes.",
     "Output the shapes of the picture as JSON objects.",
     "As JSON please: what does the picture show?",
+    "Write every shape as a JSON object.",
+    "Give the picture as JSON.",
+    "Describe all shapes in JSON.",
+    "What is in the image? Answer with a JSON array.",
+    "List what you see as JSON objects.",
+    "Show the shapes as a JSON list.",
 )
 
 

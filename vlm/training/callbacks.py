@@ -56,21 +56,26 @@ def _step(line: str) -> float:
         return math.inf
 
 
+def progress_bar(name: str) -> Progress:
+    """A bar on stderr: ``name``, steps, what a task's ``said`` field holds, elapsed and remaining time."""
+    return Progress(
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        refresh_per_second=1,
+    )
+
+
 class ProgressLine(TrainerCallback):
     """A progress bar on stderr: step, losses, tokens per second, elapsed and remaining time."""
 
     def __init__(self, trainer):
         self.trainer = trainer
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            refresh_per_second=1,
-        )
+        self.bar = progress_bar("training")
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, said="")

@@ -52,7 +52,7 @@ class PlaygroundStream(IterableDataset):
     """Endless batches of playground samples.
 
     Args:
-        recipe: mixture, turns, block sizes and batch budget.
+        recipe: mixture, block sizes and batch budget.
         processor, traits: how to tokenise and lay out.
         seed: of everything drawn here.
     """
@@ -84,7 +84,7 @@ class PlaygroundStream(IterableDataset):
         phase = self.phase(index)
         names, weights = list(phase.weights), np.array(list(phase.weights.values()))
         family = names[rng.choice(len(names), p=weights / weights.sum())]
-        turns = int(rng.integers(self.recipe.turns[0], self.recipe.turns[1] + 1))
+        turns = int(rng.integers(phase.turns[0], phase.turns[1] + 1))
         item = playground.FAMILIES[family](stream(family, "train", self.seed, index), "train", turns, phase.max_side)
         messages, media = chat(item)
         encoded = self.processor.encode(messages, media)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data_pipelines.playground import FAMILIES
+from data_pipelines.playground.dense import PAGES
 from vision_encoders.config import nearest
 from vlm.config import TRAIT_NAMES
 from vlm.noise import BetaCurriculum, Level, Uniform
 from vlm.objective import Weighting
+from vlm.training.precision import Precision
 
 
 @dataclass
@@ -41,6 +43,35 @@ class ModelRecipe:
 
 
 @dataclass
+class TowerRecipe:
+    """Warm-up of a new vision tower on densely labelled pictures (`vlm.training.warmup`).
+
+    Args:
+        steps: optimiser steps; 0 leaves the tower's weights as they are.
+        batch_size: pictures a step.
+        lr: peak learning rate: up over 50 steps, down to zero over the last third.
+        shares: kind of page to its share, any positive numbers.
+        max_side: largest picture side in pixels.
+    """
+
+    steps: int = 0
+    batch_size: int = 64
+    lr: float = 2e-3
+    shares: dict[str, float] = field(default_factory=lambda: {"scenes": 0.4, "objects": 0.2, "glyphs": 0.4})
+    max_side: int = 320
+
+    def __post_init__(self):
+        for name, share in self.shares.items():
+            if name not in PAGES:
+                raise ValueError(f"unknown kind of page {name!r} in tower.shares; {nearest(name, PAGES)}")
+            if share <= 0:
+                raise ValueError(f"tower.shares {name!r} must be positive, not {share}")
+        if self.steps < 0:
+            raise ValueError(f"tower.steps must not be negative, but is {self.steps}")
+        _at_least_one(self, "tower.", ("batch_size",))
+
+
+@dataclass
 class Phase:
     """A stretch of the data stream with its own mixture.
 
@@ -48,13 +79,17 @@ class Phase:
         samples: how many samples it lasts; the last phase goes on for ever.
         weights: share of each playground family, any positive numbers.
         max_side: largest picture side in pixels.
+        turns: fewest and most question-answer turns about one picture.
     """
 
     samples: int
     weights: dict[str, float]
     max_side: int = 256
+    turns: tuple[int, int] = (1, 4)
 
     def __post_init__(self):
+        if not 1 <= self.turns[0] <= self.turns[1]:
+            raise ValueError(f"a phase's turns {list(self.turns)} must be the fewest and the most turns, from 1")
         for name, weight in self.weights.items():
             if name not in FAMILIES:
                 raise ValueError(f"unknown playground family {name!r}; {nearest(name, FAMILIES)}")
@@ -70,7 +105,6 @@ class DataRecipe:
 
     Args:
         phases: the mixture over time.
-        turns: fewest and most question-answer turns about one picture.
         block_sizes: block size to its share among samples.
         rows_per_batch: a batch holds at most this many rows, padding included.
         window: samples sorted by length at a time.
@@ -78,7 +112,6 @@ class DataRecipe:
     """
 
     phases: list[Phase] = field(default_factory=lambda: [Phase(0, {"scene_chat": 1.0})])
-    turns: tuple[int, int] = (3, 8)
     block_sizes: dict[int, float] = field(default_factory=lambda: {8: 1.0})
     rows_per_batch: int = 6144
     window: int = 512
@@ -87,8 +120,6 @@ class DataRecipe:
     def __post_init__(self):
         if not self.phases:
             raise ValueError("data.phases needs at least one phase")
-        if not 1 <= self.turns[0] <= self.turns[1]:
-            raise ValueError(f"data.turns {list(self.turns)} must be the fewest and the most turns, from 1")
         if self.workers not in (0, 1):
             raise ValueError(f"data.workers must be 0 or 1, not {self.workers}: the stream has one order")
         if not self.block_sizes:
@@ -123,6 +154,7 @@ class OptimRecipe:
         name: ``muon`` (Muon for the matrices of the decoder's layers, AdamW for the rest) or ``adamw``.
         muon_lr, lr: peak learning rates of the two groups.
         vision_lr: peak learning rate of the vision tower; None means ``lr``.
+        vision_start: the vision tower is frozen before this step.
         weight_decay: decoupled, on matrices only.
         warmup_steps, decay_steps: linear warm-up, constant, then linear decay to zero over the last ``decay_steps``.
         max_grad_norm: longer gradients are clipped to this length.
@@ -132,6 +164,7 @@ class OptimRecipe:
     muon_lr: float = 0.02
     lr: float = 1e-3
     vision_lr: float | None = None
+    vision_start: int = 0
     weight_decay: float = 0.01
     warmup_steps: int = 100
     decay_steps: int = 500
@@ -149,10 +182,12 @@ class Recipe:
         log_steps: steps between lines of metrics.
         accumulation: micro-batches per optimiser step.
         seed: of weights, data order, noise and block sizes.
-        init_from: directory of a model to start from; None builds one from ``model``.
+        init_from: directory of a model to start from; None builds one from ``model`` and warms its tower up.
+        precision: of matrix products; ``auto`` is bf16 where the machine is quick at it, fp32 elsewhere.
     """
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    tower: TowerRecipe = field(default_factory=TowerRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     noise: NoiseRecipe = field(default_factory=NoiseRecipe)
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
@@ -164,6 +199,7 @@ class Recipe:
     log_steps: int = 10
     accumulation: int = 1
     seed: int = 0
+    precision: Precision = "auto"
 
     def __post_init__(self):
         _at_least_one(self, "", ("max_steps", "save_steps", "log_steps", "accumulation"))

@@ -11,6 +11,7 @@ from vlm.training.build import build_model, build_processor, train_tokenizer
 from vlm.training.data import PlaygroundStream, tokenizer_texts
 from vlm.training.recipe import Recipe
 from vlm.training.trainer import BlockDiffusionTrainer, checkpoints
+from vlm.training.warmup import warm_up
 
 
 def run(recipe: Recipe) -> None:
@@ -60,4 +61,6 @@ def _model(recipe: Recipe) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
         return VLMForBlockDiffusion.from_pretrained(source, dtype=torch.float32), VLMProcessor.from_pretrained(source)
     tokenizer = train_tokenizer(tokenizer_texts(recipe.data, recipe.seed), recipe.model.vocab_size)
     model = build_model(recipe.model, tokenizer, recipe.seed)
+    if recipe.tower.steps:
+        warm_up(model.vision_tower, recipe)
     return model, build_processor(model, tokenizer)

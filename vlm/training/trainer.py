@@ -21,6 +21,7 @@ from vlm.training.callbacks import Metrics, ProgressLine
 from vlm.training.collate import IGNORED, collate, noise_sample, rows_of
 from vlm.training.data import Batch, PlaygroundStream
 from vlm.training.optim import build_optimizer, warmup_stable_decay
+from vlm.training.precision import uses_bf16
 from vlm.training.recipe import Recipe
 
 POSITION_FILE = "data_position.json"
@@ -80,6 +81,7 @@ class BlockDiffusionTrainer(Trainer):
             self._load_rng_state(self._rng_from)
             self._rng_from = None
         step, mask_id = self.state.global_step, self.model.config.traits.mask_token_id
+        self.model.vision_tower.requires_grad_(step >= self.recipe.optim.vision_start)
         progress = min(1.0, step / self.recipe.max_steps)
         recipe, pad = self.recipe, self.processor.tokenizer.pad_token_id
         noised = [
@@ -192,7 +194,7 @@ def _arguments(recipe: Recipe) -> TrainingArguments:
         ignore_data_skip=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        bf16=torch.cuda.is_available(),
+        bf16=uses_bf16(recipe.precision),
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
         seed=recipe.seed,

@@ -12,9 +12,9 @@ MIXED = {"counting": 0.4, "multi_image": 0.3, "video": 0.3}
 
 
 def data_recipe(**changes) -> DataRecipe:
-    """Two phases, one and two turns, two block sizes, pictures of at most 96 pixels."""
-    phases = [Phase(6, {"attributes": 1.0}, max_side=96), Phase(1, MIXED, max_side=96)]
-    settings = {"phases": phases, "turns": (1, 3), "block_sizes": {4: 0.5, 8: 0.5}, "rows_per_batch": 900}
+    """Two phases, one to three turns, two block sizes, pictures of at most 96 pixels."""
+    phases = [Phase(6, {"attributes": 1.0}, 96, (1, 3)), Phase(1, MIXED, 96, (1, 3))]
+    settings = {"phases": phases, "block_sizes": {4: 0.5, 8: 0.5}, "rows_per_batch": 900}
     return DataRecipe(**{**settings, "window": 8, "workers": 0, **changes})
 
 
@@ -39,5 +39,6 @@ def small_recipe(output_dir: Path, init_from: Path | None = None, **changes) -> 
         "max_steps": 8,
         "save_steps": 3,
         "log_steps": 1,
+        "precision": "fp32",
     }
     return Recipe(output_dir=str(output_dir), init_from=init_from and str(init_from), **{**settings, **changes})

@@ -102,7 +102,7 @@ def test_a_layout_is_built_with_its_samples_block_size():
 
 @pytest.mark.parametrize("family", ["attributes", *MIXED])
 def test_tokens_read_back_as_the_questions_and_answers(family):
-    dataset = stream(recipe=data_recipe(phases=[Phase(1, {family: 1.0}, max_side=96)], turns=(2, 3)))
+    dataset = stream(recipe=data_recipe(phases=[Phase(1, {family: 1.0}, 96, (2, 3))]))
     tokenizer = dataset.processor.tokenizer
     for index in range(3):
         encoded = dataset.sample(index).encoded
@@ -153,8 +153,6 @@ def test_a_worker_process_gives_the_same_stream():
     "wrong, says",
     [
         ({"phases": []}, "phases"),
-        ({"turns": (0, 2)}, "turns"),
-        ({"turns": (3, 2)}, "turns"),
         ({"block_sizes": {}}, "block_sizes"),
         ({"block_sizes": {0: 1.0}}, "block_sizes 0"),
         ({"block_sizes": {8: 0.0}}, "block_sizes 8"),

@@ -13,13 +13,13 @@ from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from tests.vlm.tiny import tiny_model
-from tests.vlm.training.small import data_recipe, small_recipe, stream
+from tests.vlm.training.small import MIXED, data_recipe, small_recipe, stream
 from vlm import VLMForBlockDiffusion, VLMProcessor
 from vlm.layout import answer_spans
 from vlm.noise import levels, noise_rng
 from vlm.training.collate import noise_sample
 from vlm.training.data import Batch
-from vlm.training.recipe import ObjectiveRecipe, OptimRecipe
+from vlm.training.recipe import ObjectiveRecipe, OptimRecipe, Phase
 from vlm.training.run import run
 from vlm.training.trainer import BlockDiffusionTrainer, NonFiniteLoss, checkpoints
 
@@ -167,7 +167,9 @@ def restated(model, processor, samples: list, recipe) -> float:
 )
 def test_one_updates_loss_equals_the_published_rule(tmp_path, weighting, traits, ar_weight):
     model, processor = tiny_model(scale=8.0, **traits)
-    dataset = stream(recipe=data_recipe(turns=(2, 2)), **traits)
+    dataset = stream(
+        recipe=data_recipe(phases=[Phase(6, {"attributes": 1.0}, 96, (2, 2)), Phase(1, MIXED, 96, (2, 2))]), **traits
+    )
     samples = [dataset.sample(i) for i in (0, 3, 6, 7, 8)]
     recipe = small_recipe(tmp_path, objective=ObjectiveRecipe(weighting, ar_weight))
     trainer = BlockDiffusionTrainer(model, processor, Given([samples]), recipe)

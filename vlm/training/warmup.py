@@ -1,0 +1,181 @@
+"""Warm-up of a new vision tower on densely labelled pictures, before any language model reads from it.
+
+A tower taught only through answers in words learns what is there long before where it is: a picture then tells the
+language model a handful of tokens. A linear head over every feature, told what stands in that very place, teaches both
+at once; the heads are thrown away, the tower is kept. A vision encoder that brings its own weights needs none of this.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
+
+from data_pipelines.playground import dense
+from vision_encoders import VisionConfig, VisionEncoder
+from vision_encoders.preprocess import pixels
+from vlm.training.callbacks import progress_bar
+from vlm.training.precision import autocast
+from vlm.training.recipe import Recipe, TowerRecipe
+
+LOG_STEPS, SAVE_STEPS = 20, 250
+HELDOUT_PAGES = 96  # of each kind, for the accuracy written at the end
+
+
+class Heads(nn.Module):
+    """One linear classifier a label over features [N, T, D]; they exist for the warm-up alone."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.labels = dense.labels()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.linear = nn.ModuleDict(
+            {name: nn.Linear(hidden_size, label.slots * (1 + label.classes)) for name, label in self.labels.items()}
+        )
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits by label, [N, T, slots, 1 + classes]; class 0 is nothing."""
+        features = self.norm(features)
+        flat = {name: head(features) for name, head in self.linear.items()}
+        return {name: logits.unflatten(-1, (self.labels[name].slots, -1)) for name, logits in flat.items()}
+
+
+class Pages(IterableDataset):
+    """Endless batches (pixels [N, 3, S, S], labels by name [N, T, slots]) from step ``first`` on."""
+
+    def __init__(self, recipe: TowerRecipe, vision: VisionConfig, grid: tuple[int, int], seed: int, first: int):
+        self.recipe, self.vision, self.grid, self.seed, self.first = recipe, vision, grid, seed, first
+
+    def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        names, shares = list(self.recipe.shares), np.array(list(self.recipe.shares.values()))
+        step = self.first
+        while True:
+            rng = np.random.default_rng([self.seed, 2, step])
+            kinds = [names[i] for i in rng.choice(len(names), self.recipe.batch_size, p=shares / shares.sum())]
+            yield batch(kinds, rng, "train", self.grid, self.recipe.max_side, self.vision)
+            step += 1
+
+
+def batch(kinds, rng, split, grid, max_side, vision: VisionConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pages of the given kinds as pixels and labels; what a page says nothing about is `dense.IGNORED`."""
+    pages = [dense.PAGES[kind](rng, split, grid, max_side) for kind in kinds]
+    cells = grid[0] * grid[1]
+    found = {
+        name: np.stack([p[1].get(name, np.full((cells, label.slots), dense.IGNORED)) for p in pages])
+        for name, label in dense.labels().items()
+    }
+    return torch.from_numpy(pixels([p[0] for p in pages], vision)), {k: torch.from_numpy(v) for k, v in found.items()}
+
+
+def loss(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+    """Sum over labels of the cross-entropy of all slots, by the number of slots that hold something."""
+    total = torch.zeros(())
+    for name, wanted in labels.items():
+        guesses = logits[name].float().flatten(0, 2)
+        spread = cross_entropy(guesses, wanted.flatten(), ignore_index=dense.IGNORED, reduction="sum")
+        total = total + spread / (wanted > 0).sum().clamp(min=1)
+    return total
+
+
+def warm_up(tower: VisionEncoder, recipe: Recipe) -> dict[str, float]:
+    """Train ``tower`` in place for ``recipe.tower.steps``; returns held-out accuracy by label.
+
+    State stands in ``output_dir/tower/`` every few hundred steps: a stopped warm-up goes on where it was, a finished
+    one is only loaded.
+    """
+    folder = Path(recipe.output_dir) / "tower"
+    torch.manual_seed(recipe.seed)
+    heads = Heads(tower.hidden_size)
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.tower.lr, weight_decay=0.05, betas=(0.9, 0.98))
+    first = _load(folder, tower, heads, optimizer)
+    tower.train()
+    source = Pages(recipe.tower, tower.config, tower.grid, recipe.seed, first)
+    batches = iter(DataLoader(source, batch_size=None, num_workers=recipe.data.workers))
+    with progress_bar("vision tower") as bar:
+        task = bar.add_task("", total=recipe.tower.steps, completed=first, said="")
+        for step in range(first, recipe.tower.steps):
+            pictures, labels = next(batches)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.tower.lr * _factor(step, recipe.tower)
+            with autocast(recipe.precision):
+                logits = heads(tower(pictures))
+            value = loss(logits, labels)
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            if (step + 1) % LOG_STEPS == 0:
+                _log(folder, {"step": step + 1, "loss": value.item(), **accuracy(logits, labels)})
+                bar.update(task, said=f"loss {value.item():.3f}")
+            if (step + 1) % SAVE_STEPS == 0 or step + 1 == recipe.tower.steps:
+                _save(folder, step + 1, tower, heads, optimizer)
+            bar.advance(task)
+    return heldout_accuracy(tower, heads, recipe.tower.max_side)
+
+
+@torch.no_grad()
+def heldout_accuracy(tower: VisionEncoder, heads: Heads, max_side: int) -> dict[str, float]:
+    """Accuracy by label on pages of the held-out split, the same ones every time."""
+    rng, parts = np.random.default_rng(0), []
+    tower.eval()
+    for kind in dense.PAGES:
+        pictures, labels = batch([kind] * HELDOUT_PAGES, rng, "heldout", tower.grid, max_side, tower.config)
+        parts.append(accuracy(heads(tower(pictures)), labels))
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def accuracy(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
+    """Share of the slots holding something that are told rightly, for every label that occurs."""
+    shares = {}
+    for name, wanted in labels.items():
+        there = wanted > 0
+        if there.any():
+            shares[name] = (logits[name].argmax(-1) == wanted)[there].float().mean().item()
+    return shares
+
+
+def _factor(step: int, recipe: TowerRecipe) -> float:
+    """Linear up over the first 50 steps, linear down to nothing over the last third."""
+    return min(1.0, (step + 1) / 50, 3 * (recipe.steps - step) / recipe.steps)
+
+
+def _log(folder: Path, line: dict[str, float]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({key: round(value, 4) for key, value in line.items()}) + "\n")
+
+
+def _save(folder: Path, step: int, tower: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """One file, written beside and renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {f"tower.{k}": v for k, v in tower.state_dict().items()}
+    state |= {f"heads.{k}": v for k, v in heads.state_dict().items()}
+    for number, entry in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{number}.{key}": value for key, value in entry.items()}
+    partial = folder / "state.partial"
+    save_file({k: v.contiguous() for k, v in state.items()}, partial, metadata={"step": str(step)})
+    os.replace(partial, folder / "state.safetensors")
+
+
+def _load(folder: Path, tower: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Restore what `_save` wrote; the step it stood at, 0 if there is nothing."""
+    path = folder / "state.safetensors"
+    if not path.exists():
+        return 0
+    state = load_file(path)
+    for module, prefix in ((tower, "tower."), (heads, "heads.")):
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        if key.startswith("optimizer."):
+            _, number, name = key.split(".")
+            moments.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(next(iter(moments.values()))["step"])
