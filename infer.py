@@ -13,8 +13,8 @@ import warnings
 
 warnings.filterwarnings("ignore")
 
-DECODING = ("mode", "threshold", "block_size", "denoising_steps", "max_new_tokens")
-SAMPLING = ("temperature", "top_p", "top_k", "seed")
+DECODING = ("mode", "policy", "policy_args", "threshold", "block_size", "denoising_steps", "max_new_tokens")
+SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop_strings")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -36,10 +36,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     which = parser.add_argument_group("the model")
     which.add_argument("--model", metavar="DIR|HUB_ID", help="a checkpoint (default: the embedded model)")
     which.add_argument("--adapter", metavar="DIR", help="a PEFT adapter for it")
+    which.add_argument("--quantize", choices=("int8", "nf4"), help="of the decoder's linear layers")
     which.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32 on CPU")
     which.add_argument("--device", metavar="D", help="default: cuda if there is one, else cpu")
     how = parser.add_argument_group("decoding (defaults come from the checkpoint)")
-    how.add_argument("--mode", choices=("block", "ar"), help="block diffusion, or one token per forward")
+    how.add_argument(
+        "--mode",
+        choices=("block", "ar", "speculative"),
+        help="block diffusion, one token per forward, or drafts that the latter verifies",
+    )
+    how.add_argument("--policy", metavar="NAME", help="which slots a pass commits (default: those above --threshold)")
+    how.add_argument("--policy-arg", action="append", default=[], metavar="K=X", help="a number the policy takes")
     how.add_argument("--threshold", type=float, metavar="X", help="commit every token at least this sure, in (0, 1]")
     how.add_argument("--block-size", type=int, metavar="N", help="tokens per block, one that was trained")
     how.add_argument("--denoising-steps", type=int, metavar="N", help="fixed steps per block instead of a threshold")
@@ -47,7 +54,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--temperature", type=float, metavar="X", help="0 is greedy (default 0)")
     how.add_argument("--top-p", type=float, metavar="X", help="keep the most probable mass (default 1, all)")
     how.add_argument("--top-k", type=int, metavar="N", help="keep the most probable tokens (default 0, all)")
+    how.add_argument(
+        "--repetition-penalty", type=float, metavar="X", help="above 1 avoids repeats (default 1)"
+    )
     how.add_argument("--seed", type=int, metavar="N", help="of sampling (default 0)")
+    how.add_argument("--stop", action="append", metavar="T", help="a text that ends the answer; may be repeated")
+    how.add_argument("--schema", metavar="F", help="a JSON schema file that the answer follows")
+    how.add_argument("--regex", metavar="R", help="a pattern that the whole answer matches")
+    how.add_argument("--choices", metavar="A,B,C", help="the answer is one of these")
+    parser.add_argument("--logprobs", action="store_true", help="log-probability of every token (goes with --json)")
+    parser.add_argument("--trace", metavar="F", help="write a replay of the decoding to F.html or F.json")
     parser.add_argument("--json", action="store_true", help="print one JSON object: the answer and what it cost")
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
@@ -67,6 +83,14 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         parser.error("with --input, system messages stand in the requests, not in --system")
     if arguments.json and arguments.prompt is None:
         parser.error("--json goes with --prompt; answers to --input are JSON anyway")
+    if arguments.logprobs and not arguments.json:
+        parser.error("--logprobs goes with --json; with --input a request asks for them itself")
+    if arguments.trace is not None and arguments.prompt is None:
+        parser.error("--trace goes with --prompt")
+    if sum(value is not None for value in (arguments.schema, arguments.regex, arguments.choices)) > 1:
+        parser.error("--schema, --regex and --choices exclude each other: give one of them")
+    if arguments.chat and (arguments.schema or arguments.regex or arguments.choices):
+        parser.error("--schema, --regex and --choices go with --prompt or --input")
     for name in ("frames", "batch_size"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
@@ -86,10 +110,11 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     import torch
     from transformers.utils import logging
+    from vlm.cli.trace_page import check_trace_path
 
     from data_pipelines.media import open_media
     from data_pipelines.readers.messages import user_sample
-    from vlm.answering import settings
+    from vlm.answering import build_request, own_strategy, settings
     from vlm.checkpoints.load import load
 
     logging.set_verbosity_error()
@@ -97,8 +122,13 @@ def _run(arguments: argparse.Namespace) -> int:
     sample = user_sample(arguments.prompt or "", arguments.image, arguments.video, arguments.system)
     media = open_media(sample.messages, arguments.frames)  # before the model: a bad file is reported at once
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    model, processor = load(arguments.model, arguments.adapter, dtype, arguments.device)
-    config = settings(model, **{name: getattr(arguments, name) for name in DECODING + SAMPLING})
+    if arguments.trace is not None:
+        check_trace_path(arguments.trace)
+    grammar = _grammar(arguments)  # and so are a bad schema and a bad pattern
+    model, processor = load(arguments.model, arguments.adapter, dtype, arguments.device, arguments.quantize)
+    arguments.policy_args, arguments.stop_strings = _policy_args(arguments.policy_arg), arguments.stop
+    given = {name: getattr(arguments, name) for name in DECODING + SAMPLING}
+    config = settings(model, tokenizer=processor.tokenizer, **given)
     name = arguments.model or "embedded"
     if arguments.chat:
         from vlm.cli.chat import chat
@@ -109,24 +139,72 @@ def _run(arguments: argparse.Namespace) -> int:
         from vlm.cli.batch import run_batch
 
         options = (arguments.batch_size, arguments.frames, name)
-        return int(run_batch(model, processor, config, arguments.input, arguments.output, *options) > 0)
-    return _single(model, processor, config, sample.messages, media, name, arguments.json)
+        return int(run_batch(model, processor, config, arguments.input, arguments.output, *options, grammar) > 0)
+    request = build_request(processor, sample.messages, media, config.seed)
+    request.strategy = own_strategy(model, processor, config, grammar)
+    return _single(model, processor, config, request, arguments, name, media)
 
 
-def _single(model, processor, config, messages: list, media: list, name: str, as_json: bool) -> int:
+def _grammar(arguments: argparse.Namespace) -> dict:
+    """The grammar asked for, as `vlm.answering.own_strategy` takes it; refused here if it is malformed."""
+    from pathlib import Path
+
+    from vlm.answering import GRAMMARS
+
+    found = {"regex": arguments.regex, "choices": arguments.choices and arguments.choices.split(",")}
+    if arguments.schema is not None:
+        try:
+            found["schema"] = Path(arguments.schema).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{arguments.schema}: cannot be read as a schema ({error})") from None
+    found = {name: value for name, value in found.items() if value is not None}
+    for name, value in found.items():
+        GRAMMARS[name](value)
+    return found
+
+
+def _policy_args(pairs: list[str]) -> dict | None:
+    """``K=X`` pairs as numbers by name."""
+    found = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            found[name] = int(value) if value.lstrip("-").isdigit() else float(value)
+        except ValueError:
+            raise ValueError(f"--policy-arg {pair!r} must be a name, an equals sign and a number") from None
+    return found or None
+
+
+def _single(model, processor, config, request, arguments: argparse.Namespace, name: str, media: list) -> int:
     import json
 
-    from vlm.answering import answer_batch, build_request
+    from vlm.cli.trace_page import write_trace
+
+    from vlm.answering import answer_batch
     from vlm.cli.stream import TerminalStreamer
     from vlm.generation.generate import stream_steps
+    from vlm.generation.trace import Trace
 
-    request = build_request(processor, messages, media, config.seed)
-    live = sys.stdout.isatty() and not as_json
+    live = sys.stdout.isatty() and not arguments.json
     streamer = TerminalStreamer(processor) if live else None
     if streamer is not None:
         streamer.put(request.input_ids)
-    answer = answer_batch(model, processor, [request], config, on_step=stream_steps(streamer))[0]
-    if as_json:
+    tokenizer = processor.tokenizer
+    trace = Trace(model.config.traits.mask_token_id, lambda token: tokenizer.decode([token]))
+    steps = [trace] if arguments.trace else []
+    steps += [stream_steps(streamer)] if streamer is not None else []
+    answer = answer_batch(
+        model,
+        processor,
+        [request],
+        config,
+        lambda states: [step(states) for step in steps],
+        logprobs=arguments.logprobs,
+    )[0]
+    if arguments.trace:
+        pictures = [picture for item in media for picture in (item if isinstance(item, list) else [item])]
+        write_trace(arguments.trace, trace.record(), arguments.prompt, pictures)
+    if arguments.json:
         print(json.dumps({**answer.to_dict(), "model": name}, ensure_ascii=False))
         return 0
     if streamer is not None:

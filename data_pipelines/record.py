@@ -15,9 +15,10 @@ class Sample:
     """One conversation with its media.
 
     Attributes:
-        id: unique within its source; names the sample in errors, metrics and resumed runs.
+        id: names the sample in errors, metrics and resumed runs; unique within its source, if that gives unique ids.
         messages: chat messages. A part is ``{"type": "text", "text": str}``,
-            ``{"type": "image", "image": path | PIL}`` or ``{"type": "video", "video": path | list[PIL]}``.
+            ``{"type": "image", "image": path | PIL}`` or ``{"type": "video", "video": path | list[path | PIL]}``.
+            An assistant message with ``"loss": False`` is read as context and not learnt.
         source: where the sample came from (a file, or ``playground/<family>``).
         meta: whatever a metric or a report needs; never read by the model.
     """

@@ -34,8 +34,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     run.add_argument("--model", help="a checkpoint (default: the embedded model)")
     run.add_argument("--adapter", help="a PEFT adapter for it")
-    run.add_argument("--mode", choices=("block", "ar"), default="block")
-    run.add_argument("--policy", choices=("threshold", "static"))
+    run.add_argument("--quantize", choices=("int8", "nf4"), help="of the decoder's linear layers")
+    run.add_argument("--mode", choices=("block", "ar", "speculative"), default="block")
+    run.add_argument("--policy", help="which slots a pass commits (default: those above --threshold)")
     run.add_argument("--threshold", type=float)
     run.add_argument("--block-size", type=int)
     run.add_argument("--denoising-steps", type=int)
@@ -75,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for name, least in (("limit", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(arguments, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least {least}")
-    model, processor = load(arguments.model, arguments.adapter)
+    model, processor = load(arguments.model, arguments.adapter, quantize=arguments.quantize)
     names = ("mode", "policy", "threshold", "block_size", "denoising_steps", "max_new_tokens")
     config = settings(model, **{name: getattr(arguments, name) for name in names})
     output = Path(arguments.output or f"runs/eval/{arguments.mode}")

@@ -1,15 +1,25 @@
 """From a conversation to an answer with its counts: what the command line, the batch runner and evaluation share."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from vlm.generation.config import BlockGenerationConfig
-from vlm.generation.generate import answer, build_strategy
+from vlm.generation.constraint import Grammar
+from vlm.generation.generate import answer
+from vlm.generation.prefix import PrefixStore
 from vlm.generation.request import Request, State
+from vlm.generation.strategy import Strategy, build_strategy
 from vlm.layout import answer_spans
 from vlm.model import VLMForBlockDiffusion
 from vlm.processor import VLMProcessor, texts_of
+
+# What a single request may set for itself, beside a grammar: fields of the generation settings.
+SETTINGS = ("mode", "policy", "policy_args", "threshold", "block_size", "denoising_steps", "max_new_tokens")
+SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "stop_strings")
+GRAMMARS = {"schema": Grammar.json_schema, "regex": Grammar.regex, "choices": Grammar.choices}
 
 
 @dataclass
@@ -21,6 +31,7 @@ class Answer:
         forwards: every forward pass in which the request had rows: prefill, denoising and closing.
         prefill_s: seconds of the first pass, media encoding included; in a batch, of the whole batch's pass.
         decode_s: seconds of the later passes, likewise.
+        logprobs: ``[token text, log-probability]`` of every token, if asked for.
     """
 
     answer: str
@@ -31,9 +42,11 @@ class Answer:
     decode_s: float
     finish_reason: str
     mode: str
+    logprobs: list[tuple[str, float]] | None = None
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        fields = asdict(self)
+        return fields if self.logprobs is not None else {k: v for k, v in fields.items() if k != "logprobs"}
 
 
 def build_request(processor: VLMProcessor, messages: list[dict], media: list, seed: int = 0) -> Request:
@@ -55,8 +68,11 @@ def answer_batch(
     requests: list[Request],
     config: BlockGenerationConfig,
     on_step=None,
+    store: PrefixStore | None = None,
+    max_batch: int | None = None,
+    logprobs: bool = False,
 ) -> list[Answer]:
-    """Answer requests as one batch, in order; ``on_step`` is called after every forward pass, see `Loop`.
+    """Answer requests as one batch, in order; for ``on_step``, ``store`` and ``max_batch`` see `Loop`.
 
     Raises:
         ValueError: for illegal settings, or a prompt that fills the position range.
@@ -67,24 +83,52 @@ def answer_batch(
         for name in ("pixel_values", "pixel_values_videos"):
             pixels = getattr(request, name)
             setattr(request, name, pixels if pixels is None else pixels.to(device))
-    return [_answer(processor, state, config.mode) for state in answer(model, requests, config, on_step=on_step)]
+    extra = {"tokenizer": processor.tokenizer} if config.stop_strings else {}
+    states = answer(model, requests, config, None, on_step, store, max_batch, **extra)
+    return [_answer(processor, state, logprobs) for state in states]
 
 
-def settings(model: VLMForBlockDiffusion, **overrides) -> BlockGenerationConfig:
-    """The checkpoint's generation settings with every override that is not None.
+def own_strategy(model, processor: VLMProcessor, config, given: Mapping[str, Any]) -> Strategy | None:
+    """How a request wants to be decoded that says so itself; None if it says nothing.
+
+    Args:
+        config: settings of the others.
+        given: `SETTINGS`, `SAMPLING` and `GRAMMARS` by name; anything else in it is ignored.
+
+    Raises:
+        ValueError: for a value that cannot be, naming it, or more than one grammar.
+    """
+    overrides = {k: given[k] for k in (*SETTINGS, *SAMPLING) if given.get(k) is not None}
+    grammars = {k: given[k] for k in GRAMMARS if given.get(k) is not None}
+    if not overrides and not grammars:
+        return None
+    if len(grammars) > 1:
+        raise ValueError(f"{' and '.join(grammars)} exclude each other: give one of them")
+    try:
+        own = settings(model, config, processor.tokenizer, **overrides)
+    except TypeError:
+        raise ValueError(f"a setting is of the wrong type: {overrides}") from None
+    grammar = next((GRAMMARS[name](value) for name, value in grammars.items()), None)
+    return build_strategy(model, own, grammar, processor.tokenizer)
+
+
+def settings(model: VLMForBlockDiffusion, base=None, tokenizer=None, **overrides) -> BlockGenerationConfig:
+    """The checkpoint's generation settings, or ``base``, with every override that is not None.
 
     Raises:
         ValueError: for a setting outside its range, or one that the checkpoint's traits do not allow.
     """
-    config = BlockGenerationConfig(**model.generation_config.to_dict())
-    for name, value in overrides.items():
-        if value is not None:
-            setattr(config, name, value)
-    if overrides.get("denoising_steps") is not None and overrides.get("policy") is None:
-        if overrides.get("threshold") is not None:
+    config = BlockGenerationConfig(**(base or model.generation_config).to_dict())
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for name, value in given.items():
+        setattr(config, name, value)
+    if "denoising_steps" in given and "policy" not in given:
+        if "threshold" in given:
             raise ValueError("threshold and denoising_steps exclude each other: give one of them")
         config.policy = "static"
-    build_strategy(model, config)  # refuses illegal settings before any request is opened
+    if "threshold" in given and config.policy not in ("threshold", "localleap"):
+        raise ValueError(f"threshold {config.threshold} means nothing to policy {config.policy!r}")
+    build_strategy(model, config, tokenizer=tokenizer)  # refuses illegal settings before any request is opened
     return config
 
 
@@ -95,8 +139,9 @@ def _refuse_no_question(message: dict) -> None:
         raise ValueError("the prompt is empty: the last message holds no text")
 
 
-def _answer(processor: VLMProcessor, state: State, mode: str) -> Answer:
+def _answer(processor: VLMProcessor, state: State, logprobs: bool) -> Answer:
     tokens = len(state.generated)
+    told = [(processor.tokenizer.decode([t]), round(p, 4)) for t, p in zip(state.generated, state.logprobs)]
     return Answer(
         answer=processor.decode(state.generated).strip(),
         tokens=tokens,
@@ -105,5 +150,6 @@ def _answer(processor: VLMProcessor, state: State, mode: str) -> Answer:
         prefill_s=round(state.prefill_s, 4),
         decode_s=round(state.decode_s, 4),
         finish_reason=state.finish_reason,
-        mode=mode,
+        mode=state.strategy.mode,
+        logprobs=told if logprobs else None,
     )

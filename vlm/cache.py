@@ -40,6 +40,19 @@ class _BlockLayer(CacheLayerMixin):
         if self.is_initialized:
             self.keys, self.values = self.keys[index], self.values[index]
 
+    def extend(self, count: int) -> None:
+        if self.is_initialized:
+            self.keys, self.values = (
+                torch.cat([t, t.new_zeros(count, *t.shape[1:])]) for t in (self.keys, self.values)
+            )
+
+    def load(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if not self.is_initialized:
+            shape = (len(self.parent.lengths), keys.shape[0], 0, keys.shape[2])
+            self.lazy_initialization(keys.new_empty(shape), values.new_empty(*shape[:3], values.shape[2]))
+        self.keys[row, :, : keys.shape[1]] = keys
+        self.values[row, :, : values.shape[1]] = values
+
     def update(self, key_states, value_states, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -111,6 +124,34 @@ class BlockCache(Cache):
         self.rows = self.rows.map(lambda t: t[index])
         for layer in self.layers:
             layer.select(index)
+
+    def extend(self, count: int) -> None:
+        """Add ``count`` empty batch rows: new requests join."""
+        self.lengths = torch.cat([self.lengths, self.lengths.new_zeros(count)])
+        self.rows = self.rows.map(lambda t: torch.cat([t, t.new_zeros(count, t.shape[1])]))
+        for layer in self.layers:
+            layer.extend(count)
+
+    def read(self, row: int, start: int, stop: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Copies of the keys and values [H, stop - start, d] of committed tokens of one batch row, layer by layer."""
+        return [
+            (layer.keys[row, :, start:stop].clone(), layer.values[row, :, start:stop].clone()) for layer in self.layers
+        ]
+
+    def load(self, row: int, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Fill an empty batch row with the keys and values [H, n, d] of a prefix that starts at position 0.
+
+        The blocks that these tokens stood in are not told: no query asks for the block of a clean key.
+        """
+        count = layers[0][0].shape[1]
+        if count > self.capacity:
+            self._grow(max(count, 2 * self.capacity))
+        for layer, (keys, values) in zip(self.layers, layers, strict=True):
+            layer.load(row, keys, values)
+        self.lengths[row] = count
+        self.rows.position[row, :count] = torch.arange(count, device=self.lengths.device)
+        self.rows.segment[row, :count] = 0
+        self.rows.view[row, :count] = 0
 
     def crop(self, lengths: torch.Tensor) -> None:
         """Forget tokens behind ``lengths`` [B] (a rollback)."""

@@ -5,41 +5,47 @@
 Vision and prompt tokens stand once, so a view costs the answers' length and not the prompt's. Positions repeat; the
 attention rule (`vlm.attention`) does the rest. Which tokens become masks is decided later (`vlm.noise`): a layout is
 a pure function of the tokens, the answer spans and the block size.
+
+Two other layouts serve other models and comparisons. Under ``full`` attention (LLaDA-V) there is no clean stream:
+answers are noised in place, and a further view is a further copy of everything in a segment of its own.
+`doubled_layout` repeats the whole sequence as the published block-diffusion trainers do, at twice the cost.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from vlm.config import DiffusionTraits
 
+LastBlock = Literal["fill", "truncate"]
+
 
 @dataclass
 class Layout:
-    """The rows of one sample, as NumPy arrays of one length R (clean rows first).
+    """The rows of one sample, or of several packed ones, as NumPy arrays of one length R.
 
     Attributes:
         ids: token ids before noising.
         source: index of the clean row each row repeats (its own index for clean rows, -1 for fill).
-        position, view, block_start, block_end: see `vlm.attention.Rows`.
-        block: running index of the noisy row's block across all views, -1 for clean rows.
-        maskable: noisy rows that noise may mask and the diffusion loss may supervise.
+        position, segment, view, block_start, block_end: see `vlm.attention.Rows`.
+        block: running index of the supervised block a row belongs to, across all views; -1 for rows without noise.
+        noise_view: which view's noise a row takes, 1..V; 0 for rows without noise.
+        maskable: rows that noise may hide and the diffusion loss may supervise.
         next_supervised: clean rows whose next token is supervised by the autoregressive loss.
     """
 
     ids: np.ndarray
     source: np.ndarray
     position: np.ndarray
+    segment: np.ndarray
     view: np.ndarray
     block_start: np.ndarray
     block_end: np.ndarray
     block: np.ndarray
+    noise_view: np.ndarray
     maskable: np.ndarray
     next_supervised: np.ndarray
-
-    @property
-    def n_clean(self) -> int:
-        return int((self.view == 0).sum())
 
     @property
     def n_blocks(self) -> int:
@@ -87,6 +93,7 @@ def build_layout(
     traits: DiffusionTraits,
     end_token_id: int,
     views: int = 1,
+    last_block: LastBlock = "fill",
 ) -> Layout:
     """Lay one sample out for training.
 
@@ -96,29 +103,109 @@ def build_layout(
         block_size: block size of this sample.
         end_token_id: fills the last block of an answer; the fill is supervised, and stands in noisy views only.
         views: number of noisy views.
+        last_block: ``fill``, or ``truncate``: the last block ends with the answer (Fast-dVLM). Answers noised in place
+            (``full`` attention) have no room for fill and always end where they end.
 
     Raises:
-        ValueError: without any answer token, or if the block size is not positive.
+        ValueError: without any answer token, or if the block size or the number of views is not positive.
     """
+    spans = _spans_to_learn(is_answer, block_size)
+    if views < 1:
+        raise ValueError(f"{views} noisy views: at least 1 is needed")
+    blocks = _noisy_blocks(len(ids), spans, block_size, traits.block_origin, last_block)
+    if traits.context_attention == "full":
+        return _join([_in_place(ids, is_answer, blocks, view) for view in range(views)])
+    columns = [_clean_columns(ids, is_answer, clean_blocks(len(ids), spans, block_size, traits.block_origin))]
+    for view in range(1, views + 1):
+        for number, block in enumerate(blocks):
+            index = (view - 1) * len(blocks) + number
+            columns.append(_noisy_columns(ids, is_answer, block, index, view, end_token_id, traits.prediction_shift))
+    return _join(columns)
+
+
+def doubled_layout(
+    ids: np.ndarray, is_answer: np.ndarray, *, block_size: int, traits: DiffusionTraits, end_token_id: int
+) -> Layout:
+    """The published layout [x_t ; x_0], for comparison only: a noisy copy of the whole stream, then the clean one.
+
+    Rows that take noise come in the same order as in `build_layout` with one view, so both draw the same noise.
+
+    Raises:
+        ValueError: as `build_layout`, and for ``full`` attention, which has one stream.
+    """
+    if traits.context_attention == "full":
+        raise ValueError("the doubled layout needs a clean stream, which 'full' context attention does not have")
+    spans = _spans_to_learn(is_answer, block_size)
+    clean = clean_blocks(len(ids), spans, block_size, traits.block_origin)
+    supervised = _noisy_blocks(len(ids), spans, block_size, traits.block_origin, "fill")
+    index = {block[0]: number for number, block in enumerate(supervised)}
+    every = {int(start): (int(start), int(end), min(int(end), len(ids))) for start, end in clean}
+    every.update({block[0]: block for block in supervised})
+    noisy = _join([
+        _noisy_columns(ids, is_answer, block, index.get(start, -1), 1, end_token_id, traits.prediction_shift)
+        for start, block in sorted(every.items())
+    ])  # fmt: skip
+    whole = _join([vars(noisy), _clean_columns(ids, is_answer, clean)])
+    whole.source = np.where(whole.source >= 0, whole.source + len(noisy.ids), -1)
+    return whole
+
+
+def pack(layouts: list[Layout]) -> Layout:
+    """Several samples in one row, each in segments of its own, so that none sees another; positions start over."""
+    columns, rows, segments, blocks = [], 0, 0, 0
+    for layout in layouts:
+        moved = {
+            "source": np.where(layout.source >= 0, layout.source + rows, -1),
+            "segment": layout.segment + segments,
+            "block": np.where(layout.block >= 0, layout.block + blocks, -1),
+        }
+        columns.append({**vars(layout), **moved})
+        rows, blocks = rows + len(layout.ids), blocks + layout.n_blocks
+        segments += int(layout.segment.max()) + 1
+    return _join(columns)
+
+
+def packing(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Which samples share a row: longest first, each into the first row with room (first-fit decreasing).
+
+    Args:
+        lengths: rows of each sample.
+        capacity: most rows of a packed row; a longer sample stands alone.
+    """
+    rows: list[list[int]] = []
+    used: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        at = next((row for row, total in enumerate(used) if total + lengths[i] <= capacity), None)
+        if at is None:
+            rows.append([i])
+            used.append(lengths[i])
+        else:
+            rows[at].append(i)
+            used[at] += lengths[i]
+    return rows
+
+
+def _spans_to_learn(is_answer: np.ndarray, block_size: int) -> list[tuple[int, int]]:
     if block_size < 1:
         raise ValueError(f"block size {block_size} must be at least 1")
     spans = answer_spans(is_answer)
     if not spans:
         raise ValueError("the sample has no answer token to learn from")
-    length = len(ids)
-    clean = clean_blocks(length, spans, block_size, traits.block_origin)
-    columns = [_clean_columns(ids, is_answer, clean)]
-    blocks = supervised_blocks(spans, block_size, traits.block_origin)
-    real_ends = _real_ends(spans, blocks, length, traits.block_origin)
-    for view in range(1, views + 1):
-        for number, ((start, end), real_end) in enumerate(zip(blocks, real_ends)):
-            index = (view - 1) * len(blocks) + number
-            columns.append(
-                _noisy_columns(
-                    ids, is_answer, start, end, real_end, index, view, end_token_id, traits.prediction_shift
-                )
-            )
+    return spans
+
+
+def _join(columns: list[dict[str, np.ndarray]]) -> Layout:
     return Layout(**{name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
+
+
+def _noisy_blocks(length: int, spans: list, block_size: int, origin: str, last_block: LastBlock) -> list[tuple]:
+    """(start, end, real end) of every supervised block; between the last two lies the fill."""
+    blocks = supervised_blocks(spans, block_size, origin)
+    real_ends = _real_ends(spans, blocks, length, origin)
+    return [
+        (start, end if last_block == "fill" else real_end, real_end)
+        for (start, end), real_end in zip(blocks, real_ends)
+    ]
 
 
 def _real_ends(spans: list, blocks: list, length: int, origin: str) -> list[int]:
@@ -137,17 +224,20 @@ def _clean_columns(ids: np.ndarray, is_answer: np.ndarray, blocks: np.ndarray) -
         "ids": ids.astype(np.int64),
         "source": index,
         "position": index,
+        "segment": np.zeros(length, np.int64),
         "view": np.zeros(length, np.int64),
         "block_start": blocks[:, 0],
         "block_end": blocks[:, 1],
         "block": np.full(length, -1),
+        "noise_view": np.zeros(length, np.int64),
         "maskable": np.zeros(length, bool),
         "next_supervised": np.append(is_answer[1:], False).astype(bool),
     }
 
 
-def _noisy_columns(ids, is_answer, start, end, real_end, index, view, end_token_id, shift) -> dict[str, np.ndarray]:
-    """One block of one view: its real tokens, then fill up to the block's end."""
+def _noisy_columns(ids, is_answer, block, index, view, end_token_id, shift) -> dict[str, np.ndarray]:
+    """One block of one view: its real tokens, then fill up to the block's end. ``index`` -1: it takes no noise."""
+    start, end, real_end = block
     size, real = end - start, real_end - start
     position = np.arange(start, end)
     is_fill = np.arange(size) >= real
@@ -159,10 +249,30 @@ def _noisy_columns(ids, is_answer, start, end, real_end, index, view, end_token_
         "ids": block_ids.astype(np.int64),
         "source": np.where(is_fill, -1, position),
         "position": position,
+        "segment": np.zeros(size, np.int64),
         "view": np.full(size, view),
         "block_start": np.full(size, start),
         "block_end": np.full(size, end),
         "block": np.full(size, index),
+        "noise_view": np.full(size, view if index >= 0 else 0),
         "maskable": maskable,
         "next_supervised": np.zeros(size, bool),
     }
+
+
+def _in_place(ids: np.ndarray, is_answer: np.ndarray, blocks: list[tuple], copy: int) -> dict[str, np.ndarray]:
+    """One copy of the whole stream for ``full`` attention, its answers noised where they stand.
+
+    Only the first copy is view 0, where the model puts media features; the others repeat them by ``source``. To the
+    attention rule a further copy is a view of one block, so in every copy each row sees the copy and nothing else.
+    """
+    length = len(ids)
+    columns = _clean_columns(ids, is_answer, np.tile([0, length], (length, 1)))
+    for number, (start, _, real_end) in enumerate(blocks):
+        columns["block"][start:real_end] = copy * len(blocks) + number
+    columns["noise_view"] = np.where(columns["block"] >= 0, copy + 1, 0)
+    columns["segment"] += copy
+    columns["view"] += copy
+    columns["maskable"] = is_answer.astype(bool)
+    columns["next_supervised"][:] = False  # every row sees the token that it would predict
+    return columns

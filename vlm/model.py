@@ -105,19 +105,31 @@ class VLMForBlockDiffusion(PreTrainedModel):
         Raises:
             ValueError: if the number of placeholders differs from the number of features; names both.
         """
+        pixels = {"image": pixel_values, "video": pixel_values_videos}
+        features = {kind: self.encode_media(p, self.pool(kind)) for kind, p in pixels.items() if p is not None}
+        return self.place(input_ids, features, view, source)
+
+    def pool(self, kind: str) -> int:
+        """Side of the squares of features that become one: frames are coarser than images."""
+        return self.config.frame_pool if kind == "video" else 1
+
+    def place(
+        self,
+        input_ids: torch.Tensor,
+        features: dict[str, torch.Tensor],
+        view: torch.Tensor | None = None,
+        source: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`embed` from features that are there already: by ``image`` and ``video``, [N, T, D] in reading order."""
         embeds = self.get_input_embeddings()(input_ids)
-        media = (
-            (pixel_values, self.config.image_token_id, 1, "image"),
-            (pixel_values_videos, self.config.video_token_id, self.config.frame_pool, "video"),
-        )
-        for pixels, token_id, pool, kind in media:
+        for kind, token_id in (("image", self.config.image_token_id), ("video", self.config.video_token_id)):
             placed = input_ids == token_id
             at = placed if view is None else placed & (view == 0)
-            features = self.encode_media(pixels, pool).flatten(0, 1) if pixels is not None else embeds.new_empty(0)
-            if int(at.sum()) != len(features):
-                raise ValueError(f"{int(at.sum())} {kind} placeholders but {len(features)} {kind} features")
-            if len(features):
-                embeds = embeds.masked_scatter(at.unsqueeze(-1), features.to(embeds.dtype))
+            found = features[kind].flatten(0, 1) if kind in features else embeds.new_empty(0)
+            if int(at.sum()) != len(found):
+                raise ValueError(f"{int(at.sum())} {kind} placeholders but {len(found)} {kind} features")
+            if len(found):
+                embeds = embeds.masked_scatter(at.unsqueeze(-1), found.to(embeds.dtype))
             batch_index, row = torch.nonzero(placed & ~at, as_tuple=True)
             if len(row):
                 embeds = embeds.index_put((batch_index, row), embeds[batch_index, source[batch_index, row]])

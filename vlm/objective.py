@@ -1,14 +1,21 @@
 """Losses and their normalisers.
 
-The diffusion loss is a weighted sum of cross-entropies at masked slots; a recipe chooses the weight. The weights are
-computed per sample (NumPy, beside the noise draw), summed over the whole update for the normaliser, and handed to
-`weighted_cross_entropy`, so that one big batch and its accumulated pieces give the same gradient.
+The diffusion loss is a weighted sum of cross-entropies at noisy slots; a recipe chooses the weight and what the sum is
+divided by. Weights are computed per sample and view (NumPy, beside the noise draw), the normaliser is summed over the
+whole update, and both are handed to `weighted_cross_entropy`, so that one big batch and its accumulated pieces give
+the same gradient.
 
-- ``emrs`` (effective mask ratio scaling, SDAR-VL arXiv 2512.14068): each block counts by its size n, and within a
-  block every masked slot counts n / k for k realised masks; blocks without a mask are not counted. For equal blocks
-  under uniform t its expectation is exactly the NELBO.
-- ``nelbo``: weight 1 / t, normalised by the number of maskable tokens (BD3-LM arXiv 2503.09573, LLaDA).
-- ``none``: every masked slot counts 1, normalised by their number.
+Weights of a hidden slot:
+
+- ``emrs`` (effective mask ratio scaling, SDAR-VL arXiv 2512.14068): n / k in a block of n maskable slots of which k
+  are hidden, so each block with a mask counts by its size. For equal blocks under uniform t the expectation over
+  blocks with a mask is exactly the NELBO, over all blocks D / (D + 1) of it.
+- ``nelbo``: 1 / t (BD3-LM arXiv 2503.09573, LLaDA).
+- ``gamma``: 1 / t, divided by the sum of the weights and not by a count (self-normalised; WeDLM).
+- ``none``: 1.
+- ``flat``: 1, and so does every slot that is not hidden: for random-token noise, where a visible token may be wrong.
+
+Only ``nelbo`` over answer tokens, or by block, under uniform noise estimates a likelihood bound.
 """
 
 from typing import Literal
@@ -17,25 +24,52 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-Weighting = Literal["emrs", "nelbo", "none"]
+Weighting = Literal["emrs", "nelbo", "gamma", "none", "flat"]
+Normaliser = Literal["weights", "answer", "masked", "block", "sample"]
 
 
 def slot_weights(
-    weighting: Weighting, masked: np.ndarray, maskable: np.ndarray, block: np.ndarray, t: np.ndarray
+    weighting: Weighting,
+    masked: np.ndarray,
+    maskable: np.ndarray,
+    block: np.ndarray,
+    probability: np.ndarray,
+    normaliser: Normaliser | None = None,
 ) -> tuple[np.ndarray, float]:
-    """Weight of every noisy row's cross-entropy [R] and this sample's share of the normaliser.
+    """Weight of every noisy row's cross-entropy [R], and this view's share of the update's normaliser.
 
     Args:
-        masked, maskable: boolean per noisy row [R]; ``block`` its block index [R]; ``t`` the level of each block.
+        masked, maskable: which noisy rows are hidden, and may be hidden: boolean [R].
+        block: block index of every row [R].
+        probability: chance that noise hides a row [R]: its block's level, 1 for tokens that are always hidden.
+        normaliser: what the weighted sum is divided by: the sum of ``weights``, the number of ``answer`` (maskable)
+            slots, of ``masked`` slots, of ``block``s (every block counts the same; under ``emrs`` only blocks with a
+            mask), or of views of a ``sample`` (every view counts the same). None is the weighting's own: ``answer``
+            for ``nelbo``, ``weights`` for the others.
     """
-    if weighting == "nelbo":
-        return masked / t[block], float(maskable.sum())
-    if weighting == "none":
-        return masked.astype(np.float64), float(masked.sum())
-    size = np.bincount(block, weights=maskable, minlength=len(t))  # n_b
-    count = np.bincount(block, weights=masked, minlength=len(t))  # k_b
-    ratio = size / np.maximum(count, 1)
-    return masked * ratio[block], float(size[count > 0].sum())
+    size = np.bincount(block, weights=maskable)  # n_b [n_blocks]
+    count = np.bincount(block, weights=masked)  # k_b [n_blocks]
+    weights = _raw_weights(weighting, masked, maskable, (size / np.maximum(count, 1))[block], probability)
+    normaliser = normaliser or ("answer" if weighting == "nelbo" else "weights")
+    if normaliser == "weights":
+        return weights, float((size[count > 0] if weighting == "emrs" else weights).sum())  # equal, but whole numbers
+    if normaliser == "answer":
+        return weights, float(maskable.sum())
+    if normaliser == "masked":
+        return weights, float(masked.sum())
+    if normaliser == "sample":
+        return weights / max(maskable.sum(), 1), 1.0
+    counted = count if weighting == "emrs" else size
+    return weights / np.maximum(size, 1)[block], float((counted > 0).sum())
+
+
+def _raw_weights(weighting, masked, maskable, ratio, probability) -> np.ndarray:
+    """Weights [R] before any division; ``ratio`` is n / k of each row's block."""
+    if weighting == "emrs":
+        return masked * ratio
+    if weighting in ("nelbo", "gamma"):
+        return np.divide(1.0, probability, out=np.zeros(len(masked)), where=masked)
+    return (masked if weighting == "none" else maskable).astype(np.float64)
 
 
 def weighted_cross_entropy(

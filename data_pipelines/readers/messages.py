@@ -1,43 +1,31 @@
-"""Messages-JSONL: a conversation a line, in Hugging Face's chat format, media paths beside the file.
+"""Messages in Hugging Face's chat format, whose parts hold paths; and requests: a JSONL file of such messages.
 
     {"id": "7", "messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"},
                                                           {"type": "text", "text": "What is it?"}]}]}
 
-The deciding choice: a line that cannot be used is a value, not an exception, so that one bad request never costs the
-others their answers. Media are looked for here and decoded later.
+The deciding choice: this is the shape that every other format is turned into, so it is checked here once, and here
+media are looked for (and decoded later). Text is taken as it is: ``<image>`` in it is no placeholder.
 """
 
-import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import DataError
-from data_pipelines.images import check_file, shown
+from data_pipelines.images import check_file
+from data_pipelines.readers.checks import BadLine, Malformed, NotText, Row, filled_list, own_id, short, text
+from data_pipelines.readers.jsonl import jsonl_rows
+from data_pipelines.readers.resolve import Media
 from data_pipelines.record import Message, Sample, image_part, text_part, video_part
 
 ROLES = ("system", "user", "assistant")
-
-
-@dataclass(frozen=True)
-class BadLine:
-    """A line that is not a sample.
-
-    Attributes:
-        id: the line's own id where it has a usable one, else ``line-<n>``.
-        line: its number in the file, from 1.
-        reason: one line, ``file:line: what is wrong``.
-    """
-
-    id: str
-    line: int
-    reason: str
+KEYS = {"messages"}
 
 
 def read_messages(path: str | Path, media_root: str | Path | None = None) -> Iterator[Sample | BadLine]:
     """A Sample or a BadLine for every line that is not blank, in the file's order.
+
+    These are one's own requests: their ids must differ, for answers are found by them, and a path may lead anywhere.
 
     Args:
         path: the JSONL file, UTF-8 with or without a byte-order mark. A line is ``{"id"?, "messages": [...], ...}``;
@@ -48,7 +36,7 @@ def read_messages(path: str | Path, media_root: str | Path | None = None) -> Ite
         DataError: at once if the file is missing, a directory or empty; while reading if it is not UTF-8.
     """
     path = check_file(path)
-    return _lines(path, path.parent if media_root is None else Path(media_root))
+    return _requests(path, Media(path.parent if media_root is None else Path(media_root), fenced=False))
 
 
 def user_sample(
@@ -60,120 +48,77 @@ def user_sample(
     return Sample(id=id, messages=[*first, {"role": "user", "content": content}])
 
 
-def _lines(path: Path, root: Path) -> Iterator[Sample | BadLine]:
-    seen: set[str] = set()
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            text = _decoded(raw, path, number).strip()
-            if text:
-                yield _read_line(text, path, number, root, seen)
+def fits(record: dict[str, Any]) -> bool:
+    """Whether some content is a list of parts and no media are listed beside the messages."""
+    turns = record.get("messages")
+    turns = turns if isinstance(turns, list) and not any(record.get(key) for key in ("images", "videos")) else []
+    return any(isinstance(turn, dict) and isinstance(turn.get("content"), list) for turn in turns)
 
 
-def _decoded(raw: bytes, path: Path, number: int) -> str:
-    try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{shown(path)}:{number}: the file is not UTF-8 text") from error
+def messages(record: dict[str, Any]) -> list[Any]:
+    return filled_list(record, "messages")
 
 
-def _read_line(text: str, path: Path, number: int, root: Path, seen: set[str]) -> Sample | BadLine:
-    name = f"line-{number}"
-    try:
-        record = _json_object(text)
-        given = _id(record)
-        if (given or name) in seen:
-            raise _Malformed(f"the id {_short(given or name)} was used before")
-        name = given or name
-        messages = [_message(m, root) for m in _non_empty_list(record, "messages")]
-    except _Malformed as error:
-        seen.add(name)
-        return BadLine(name, number, f"{shown(path)}:{number}: {error}")
-    seen.add(name)
-    meta = {key: value for key, value in record.items() if key not in ("id", "messages")}
-    return Sample(id=name, messages=messages, source=str(path), meta=meta)
-
-
-class _Malformed(Exception):
-    """What is wrong with a line; becomes its BadLine and never leaves this module."""
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _Malformed(f"not JSON ({error.msg} at column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        raise _Malformed("not JSON that can be read") from error
-    if not isinstance(record, dict):
-        raise _Malformed(f"a JSON object is needed, not {_short(record)}")
-    return record
-
-
-def _id(record: dict[str, Any]) -> str | None:
-    """The line's id as text; None where it gives none."""
-    value = record.get("id")
-    if value is None:
-        return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not value:
-        raise _Malformed(f"the id must be text or a whole number, not {_short(value)}")
-    return _text(value, "the id")
-
-
-def _message(message: Any, root: Path) -> Message:
+def checked(message: Any, media: Media) -> Message:
+    """One message as a sample holds it: a known role, text that is text, media that are there."""
     if not isinstance(message, dict):
-        raise _Malformed(f"a message must be an object, not {_short(message)}")
+        raise Malformed(f"a message must be an object, not {short(message)}")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise _Malformed(f"unknown role {_short(role)} (known: {', '.join(ROLES)})")
+        raise Malformed(f"unknown role {short(role)} (known: {', '.join(ROLES)})")
+    if message.get("loss") is not None:
+        message = {**message, "loss": _loss(message["loss"])}
     if not isinstance(content, list):
-        return {**message, "content": _text(content, "content")}
-    return {**message, "content": [_part(part, root) for part in _non_empty_list(message, "content")]}
+        return {**message, "content": text(content, "content")}
+    return {**message, "content": [_part(part, media) for part in filled_list(message, "content")]}
 
 
-def _part(part: Any, root: Path) -> dict[str, Any]:
+def _requests(path: Path, media: Media) -> Iterator[Sample | BadLine]:
+    seen: set[str] = set()
+    for row in jsonl_rows(path):
+        if isinstance(row.record, NotText):
+            raise DataError(f"{row.where}: {row.record}")
+        request = _request(row, path, media, seen)
+        seen.add(request.id)
+        yield request
+
+
+def _request(row: Row, path: Path, media: Media, seen: set[str]) -> Sample | BadLine:
+    name = row.name
+    try:
+        if isinstance(row.record, Malformed):
+            raise row.record
+        given = own_id(row.record) or name
+        if given in seen:
+            raise Malformed(f"the id {short(given)} was used before")
+        name = given
+        chat = [checked(m, media) for m in messages(row.record)]
+    except Malformed as error:
+        return BadLine(name, row.number, f"{row.where}: {error}")
+    meta = {key: value for key, value in row.record.items() if key not in ("id", "messages")}
+    return Sample(id=name, messages=chat, source=str(path), meta=meta)
+
+
+def _loss(value: Any) -> bool:
+    if value not in (True, False):
+        raise Malformed(f"loss must be true or false, not {short(value)}")
+    return bool(value)
+
+
+def _part(part: Any, media: Media) -> dict[str, Any]:
     if not isinstance(part, dict):
-        raise _Malformed(f"a content part must be an object, not {_short(part)}")
+        raise Malformed(f"a content part must be an object, not {short(part)}")
     match part.get("type"):
         case "text":
-            return text_part(_text(part.get("text"), "text"))
+            return text_part(text(part.get("text"), "text"))
         case "image":
-            return image_part(_media(part, "image", root))
+            return image_part(media.find("image", _value(part, "image")))
         case "video":
-            return video_part(_media(part, "video", root))
+            return video_part(media.find("video", _value(part, "video")))
         case other:
-            raise _Malformed(f"unknown part type {_short(other)} (known: text, image, video)")
+            raise Malformed(f"unknown part type {short(other)} (known: text, image, video)")
 
 
-def _media(part: dict[str, Any], kind: str, root: Path) -> str:
-    """The path of a file that is there; a directory may be a video, its pictures the frames."""
-    path = root / _text(part.get(kind), kind)
-    try:
-        if not (kind == "video" and os.path.isdir(path)):
-            check_file(path)
-    except DataError as error:
-        raise _Malformed(f"{kind} {error}") from error
-    return str(path)
-
-
-def _non_empty_list(record: dict[str, Any], key: str) -> list[Any]:
-    value = record.get(key)
-    if not isinstance(value, list) or not value:
-        raise _Malformed(f"{key} must be a list that is not empty, not {_short(value)}")
-    return value
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise _Malformed(f"{name} must be text, not {_short(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise _Malformed(f"{name} holds half a character (a lone surrogate)") from error
-    return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _value(part: dict[str, Any], kind: str) -> Any:
+    """Newer chat templates say ``path`` or ``url`` instead of the kind."""
+    return next((part[key] for key in (kind, "path", "url") if part.get(key) is not None), None)

@@ -1,137 +1,123 @@
-"""The comparison of the two modes: its statistics against made-up costs, its runs on a tiny random model."""
+"""The comparison of modes and precisions: its structure on a tiny random model, its lines on made-up answers."""
 
 import json
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from benchmarks import decoding
-from benchmarks.decoding import Pair, compare, main, paired_difference, row_cost, spread, summary
+from benchmarks.decoding import lines, main, summary
+from benchmarks.paired import Item
 from tests.vlm.tiny import tiny_model
 from vlm.answering import Answer
-from vlm.answering import settings as generation
+from vlm.generation.config import MODES
 
-few = st.integers(0, 4)
-COUNTS = st.tuples(few, few, few).map(lambda t: (t[0], t[0] + t[1], t[0] + t[2]))  # matched, predicted, expected
-
-
-def answer(mode, tokens, forwards, decode_s, text="", prefill_s=0.5):
-    return Answer(text, tokens, forwards, tokens / forwards, prefill_s, decode_s, "stop", mode)
+FORWARD = {
+    "block_size": 8, "seconds": {"one_row": 0.002, "block": 0.003, "closing": 0.004}, "row_cost": 1.5,
+    "row_cost_closing": 2.0, "ceilings": {"block": 5.333, "block_closing": 4.0, "speculative": 3.0},
+}  # fmt: skip
 
 
-def pair(block_s, ar_s, block=(4, 4, 4), ar=(4, 4, 4), text="yes"):
-    answers = {"block": answer("block", 8, 2, block_s, "yes"), "ar": answer("ar", 8, 8, ar_s, text)}
-    return Pair(answers, {"block": block, "ar": ar})
+def made(index, drafted="a"):
+    """AR takes 4 s at fp32, block 1 s, speculative 2 s; at int8 half of that, and block says something else."""
+    answers, counts = {}, {}
+    for precision, scale in (("fp32", 1.0), ("int8", 0.5)):
+        for mode, seconds, forwards in (("block", 1.0, 2), ("speculative", 2.0, 4), ("ar", 4.0, 8)):
+            text = drafted if mode == "speculative" else "b" if (precision, mode) == ("int8", "block") else "a"
+            answers[precision, mode] = Answer(text, 8, forwards, 8 / forwards, 0.1, scale * seconds, "stop", mode)
+            counts[precision, mode] = (int(text == "a"), 1, 1)
+    return Item(index, answers, counts)
 
 
-def test_spread_is_median_and_quartiles():
-    assert spread([5, 1, 2, 4, 3]) == {"median": 3.0, "q25": 2.0, "q75": 4.0}
-    assert spread([]) is None
+def report(items):
+    families = {p: {"describe": summary(items, p, "fp32", MODES)} for p in ("fp32", "int8")}
+    return {"precisions": {p: {"forward": FORWARD, "families": found} for p, found in families.items()}}
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.lists(COUNTS, min_size=1, max_size=8), st.lists(COUNTS, min_size=8, max_size=8))
-def test_paired_difference_of_equals_is_nothing_and_its_sign_turns_with_the_sides(a, b):
-    assert paired_difference(a, a, 200) == {"difference": 0.0, "low": 0.0, "high": 0.0}
-    one, other = paired_difference(a, b[: len(a)], 200), paired_difference(b[: len(a)], a, 200)
-    assert one["difference"] == -other["difference"]
-    assert (one["low"], one["high"]) == pytest.approx((-other["high"], -other["low"]), abs=1e-9)
+def test_modes_stand_beside_ar_of_their_own_precision_and_precisions_beside_the_first():
+    items = [made(0), made(1)]
+    one, other = (summary(items, precision, "fp32", MODES) for precision in ("fp32", "int8"))
+    assert [s["against_ar"]["block"]["decode_ratio"]["median"] for s in (one, other)] == [4.0, 4.0]
+    assert one["against_ar"]["speculative"]["decode_ratio"]["median"] == 2.0
+    assert "ar" not in one["against_ar"] and "against_fp32" not in one
+    assert [other["against_fp32"][mode]["decode_ratio"]["median"] for mode in MODES] == [2.0, 2.0, 2.0]
+    assert [other["against_fp32"][mode]["same_answer"] for mode in MODES] == [0.0, 1.0, 1.0]
+    assert other["against_ar"]["block"]["accuracy_difference"]["difference"] == -1.0
 
 
-def test_paired_difference_of_single_slots_is_the_mean_of_differences_with_its_normal_interval():
-    rng = np.random.default_rng(0)
-    hard = rng.random(500) < 0.5
-    a, b = hard, hard & (rng.random(500) < 0.9)  # b fails where a does, and now and then besides
-    counts = [[(int(x), 1, 1) for x in side] for side in (a, b)]
-    found, differences = paired_difference(*counts), a.astype(int) - b.astype(int)
-    error = 1.96 * differences.std() / 500**0.5
-    assert found["difference"] == pytest.approx(differences.mean(), abs=1e-4)
-    assert found["high"] - found["low"] == pytest.approx(2 * error, rel=0.1)
-    assert error < 0.5 * 1.96 * (a.var() / 500 + b.var() / 500) ** 0.5  # unpaired, it would be twice as wide
+def test_without_ar_there_is_nothing_to_stand_beside():
+    found = summary([made(0)], "fp32", "fp32", ("block", "speculative"))
+    assert list(found["modes"]) == ["block", "speculative"] and found["against_ar"] == {}
 
 
-def test_summary_of_made_up_costs():
-    found = summary([pair(1.0, 2.0), pair(1.0, 4.0), pair(2.0, 12.0, (2, 4, 4), (3, 4, 4), "no"), pair(0.0, 1.0)])
-    assert (found["items"], found["items_timed"]) == (4, 3)  # the last one's block answer came with its first pass
-    assert found["decode_ratio"] == {"median": 4.0, "q25": 3.0, "q75": 5.0}
-    assert found["decode_ratio_of_totals"] == 4.5
-    assert (found["block"]["tokens_per_forward"], found["ar"]["tokens_per_forward"]) == (4.0, 1.0)
-    assert (found["block"]["forwards"], found["ar"]["forwards"]) == (8, 32)
-    assert (found["block"]["accuracy"], found["ar"]["accuracy"]) == pytest.approx((14 / 16, 15 / 16), abs=1e-4)
-    assert found["accuracy_block_less_ar"]["difference"] == -1 / 16
-    assert found["same_answer"] == 0.75
-
-
-def test_both_modes_answer_every_item_and_take_turns_to_go_first(monkeypatch):
-    model, processor = tiny_model()
-    configs = {mode: generation(model, mode=mode, max_new_tokens=6) for mode in decoding.MODES}
-    asked, original = [], decoding.answer_batch
-
-    def recording(model, processor, requests, config):
-        asked.append(config.mode)
-        return original(model, processor, requests, config)
-
-    monkeypatch.setattr(decoding, "answer_batch", recording)
-    pairs = compare(model, processor, configs, "counting", 1, 3)
-    assert asked[2:] == ["block", "ar", "ar", "block", "block", "ar"]
-    assert [set(p.answers) for p in pairs] == [{"block", "ar"}] * 3
-    for found in pairs:
-        assert all(found.answers[mode].mode == mode for mode in decoding.MODES)
-        assert found.answers["ar"].tokens == found.answers["ar"].forwards
-        assert all(counts[1:] == (1, 1) for counts in found.counts.values())
-
-
-def test_row_cost_compares_passes_of_the_sizes_it_says(monkeypatch):
-    model, processor = tiny_model()
-    took = {1: 2.0, 8: 3.0}
-    monkeypatch.setattr(decoding, "_timed", lambda model, cache, prompt, n: took[n])
-    assert row_cost(model, processor, 8, "json", 1) == {
-        "block_size": 8, "one_row_s": 2.0, "block_s": 3.0, "row_cost": 1.5, "ceiling": round(8 / 1.5, 3),
-    }  # fmt: skip
-
-
-def test_a_timed_pass_leaves_the_cache_as_it_was():
-    model, processor = tiny_model()
-    seen = []
-
-    def timed(model, cache, prompt, n, original=decoding._timed):
-        assert original(model, cache, prompt, n) > 0
-        seen.append((prompt, cache.lengths.tolist()))
-        return 1.0
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "_timed", timed)
-        row_cost(model, processor, 4, "json", 1, repeats=3)
-    assert len(set(map(str, seen))) == 1 and seen[0][1] == [seen[0][0]]
+def test_the_lines_tell_ceilings_and_a_fault_of_speculation():
+    shown = lines(report([made(0), made(1)]))
+    assert "ceilings: block 5.333 (4.0 when every block is closed), speculative 3.0" in shown
+    assert "block / ar: decoding 4.00 (4.00 – 4.00) times as fast (ceiling 5.333)" in shown
+    assert "a pass 1000.0 ms, a bare one 3.0" in shown and "block, int8 / fp32: decoding 2.00" in shown
+    assert "speculative answers are AR's, all of them" in shown and "FAULT" not in shown
+    assert "FAULT: 1 speculative answers are not AR's: items 1" in lines(report([made(0), made(1, "c")]))
 
 
 def test_the_command_writes_and_prints_its_report(tmp_path, capsys, monkeypatch):
     loaded = tiny_model(dtype=torch.float32)
-    loaded[0].generation_config.max_new_tokens = 12
-    monkeypatch.setattr(decoding, "load", lambda name: loaded)
-    output = tmp_path / "new" / "out.json"
-    options = ["--families", "json,counting", "--limit", "2", "--block-size", "8", "--threshold", "0.5"]
-    assert main([*options, "--output", str(output)]) == 0
-    report = json.loads(output.read_text())
-    assert report["settings"] == {"threshold": 0.5, "block_size": 8, "seed": 1}
-    assert list(report["families"]) == ["json", "counting"] and report["forward"]["block_size"] == 8
-    shown = capsys.readouterr().out
-    assert "ceiling" in shown and "counting, 2 items" in shown and "block less ar" in shown
+    loaded[0].generation_config.max_new_tokens = 6
+    monkeypatch.setattr(decoding, "row_cost", partial(decoding.row_cost, repeats=2))
+    asked = []
+    monkeypatch.setattr(decoding, "load", lambda name, **kind: asked.append(kind) or loaded)
+    output = tmp_path / "out.json"
+    options = ["--families", "json,counting", "--limit", "1", "--block-size", "8", "--threshold", "0.5"]
+    assert main([*options, "--precisions", "fp32,int8", "--output", str(output)]) == 0
+    assert asked == [{"dtype": torch.float32}, {"quantize": "int8"}]
+    found = json.loads(output.read_text())
+    assert found["settings"] == {"policy": "threshold", "threshold": 0.5, "block_size": 8, "seed": 1, "limit": 1}
+    assert list(found["precisions"]) == ["fp32", "int8"]
+    fp32, int8 = found["precisions"].values()
+    assert fp32["forward"]["block_size"] == 8 and list(fp32["families"]) == ["json", "counting"]
+    for family in ("json", "counting"):
+        assert list(fp32["families"][family]["modes"]) == list(MODES)
+        assert fp32["families"][family]["against_ar"]["speculative"]["differing_items"] == []
+        assert all(v["same_answer"] == 1.0 for v in int8["families"][family]["against_fp32"].values())  # one model
+    assert "counting, 1 items" in capsys.readouterr().out
+
+
+def test_modes_and_the_policy_can_be_chosen(tmp_path, monkeypatch):
+    loaded = tiny_model(dtype=torch.float32)
+    loaded[0].generation_config.max_new_tokens = 4
+    monkeypatch.setattr(decoding, "load", lambda name, **kind: loaded)
+    monkeypatch.setattr(decoding, "row_cost", partial(decoding.row_cost, repeats=2))
+    output = tmp_path / "out.json"
+    chosen = ["--modes", "ar,block", "--policy", "factor", "--families", "counting", "--limit", "1"]
+    assert main([*chosen, "--output", str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert found["settings"]["policy"] == "factor" and found["settings"]["threshold"] is None
+    assert list(found["precisions"]["fp32"]["families"]["counting"]["modes"]) == ["ar", "block"]
 
 
 @pytest.mark.parametrize(
     "options, says",
     [
         (["--families", "jsn"], "unknown family 'jsn'; did you mean json?"),
+        (["--modes", "block,blok"], "mode 'blok' is not one of block, ar, speculative"),
+        (["--precisions", "int4"], "precision 'int4' is not one of fp32, bf16, int8, nf4"),
         (["--limit", "0"], "--limit 0 must be at least 1"),
+        (["--policy", "greedy", "--limit", "1"], "policy 'greedy' is not one of"),
+        (["--policy", "factor", "--threshold", "0.5"], "threshold 0.5 means nothing to policy 'factor'"),
+        (["--block-size", "5"], "block_size 5 was not trained; this checkpoint allows 1, 4, 8"),
         (["--model", "/no/such/model"], "/no/such/model: no such model directory"),
         (["--output", "/proc/none/x.json"], "/proc/none"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, options, says):
+def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, options, says):
+    original, tiny = decoding.load, tiny_model()
+    monkeypatch.setattr(decoding, "load", lambda name, **kind: tiny if name is None else original(name, **kind))
     assert main(["--output", str(tmp_path / "out.json"), *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
+
+
+def test_a_checkpoint_without_ar_is_refused_with_the_reason(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(decoding, "load", lambda name, **kind: tiny_model(context_attention="block_causal"))
+    assert main(["--output", str(tmp_path / "out.json")]) == 2
+    assert "needs causal context and a trained AR mode" in capsys.readouterr().err

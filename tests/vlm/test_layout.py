@@ -1,12 +1,16 @@
 """Layouts by their invariants, over random conversations."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlm.attention import Rows, dense_mask
 from vlm.config import DiffusionTraits
-from vlm.layout import answer_spans, build_layout, clean_blocks
+from vlm.layout import answer_spans, build_layout, clean_blocks, doubled_layout, pack, packing
 
 END = 99
 
@@ -69,6 +73,101 @@ def test_shift_leaves_the_first_slot_of_a_block_to_the_clean_stream():
     assert layout.maskable[layout.view == 1].tolist() == [False, True, True, True] * 2
 
 
+@settings(max_examples=40, deadline=None)
+@given(pieces, st.integers(1, 7), st.sampled_from(["response", "sequence"]), st.integers(1, 3))
+def test_truncated_blocks_are_the_filled_ones_without_their_fill(conversation_pieces, block_size, origin, views):
+    ids, is_answer = conversation(conversation_pieces)
+    common = {"block_size": block_size, "traits": DiffusionTraits(block_origin=origin), "end_token_id": END}
+    filled = build_layout(ids, is_answer, views=views, **common)
+    short = build_layout(ids, is_answer, views=views, last_block="truncate", **common)
+    kept = (filled.view == 0) | (filled.source >= 0)
+    for name in ("ids", "source", "position", "view", "block_start", "block", "noise_view", "maskable"):
+        assert np.array_equal(getattr(short, name), getattr(filled, name)[kept]), name
+    if origin == "response":  # ceil(n / B) blocks, the last one short
+        expected = sum(-(-(end - start) // block_size) for start, end in answer_spans(is_answer))
+        assert short.n_blocks == views * expected
+        ends = [end for _, end in answer_spans(is_answer)]
+        assert all(any(a < e <= z for e in ends) == (z in ends) for a, z in zip(short.block_start, short.block_end))
+
+
+@pytest.mark.parametrize("origin", ["response", "sequence"])
+def test_full_attention_noises_answers_in_place_and_copies_everything_per_view(origin):
+    ids, is_answer = conversation([(3, 5), (2, 4)])
+    traits = DiffusionTraits(context_attention="full", block_origin=origin)
+    layout = build_layout(ids, is_answer, block_size=4, traits=traits, end_token_id=END, views=2)
+    length = len(ids)
+    assert np.array_equal(layout.ids, np.tile(ids, 2)) and np.array_equal(layout.position, np.tile(range(length), 2))
+    assert np.array_equal(layout.source, layout.position)  # media features stand in the first copy
+    assert np.array_equal(layout.maskable, np.tile(is_answer, 2)) and not layout.next_supervised.any()
+    assert np.array_equal(layout.segment, np.repeat([0, 1], length))
+    rows = Rows(*(torch.tensor(vars(layout)[f.name])[None] for f in fields(Rows)))
+    seen = dense_mask(rows, rows, "full")[0, 0].numpy()
+    assert np.array_equal(seen, layout.segment[:, None] == layout.segment[None])  # each copy sees itself, whole
+    half = layout.n_blocks // 2
+    for view in (1, 2):
+        mine = layout.noise_view == view
+        assert mine[layout.maskable & (layout.segment == view - 1)].all()
+        assert set(layout.block[mine]) == set(range((view - 1) * half, view * half))
+
+
+@settings(max_examples=40, deadline=None)
+@given(pieces, st.integers(1, 7), st.sampled_from(["response", "sequence"]), st.sampled_from([0, 1]))
+def test_the_doubled_layout_repeats_everything_and_noises_the_same_rows(
+    conversation_pieces, block_size, origin, shift
+):
+    ids, is_answer = conversation(conversation_pieces)
+    traits = DiffusionTraits(block_origin=origin, prediction_shift=shift)
+    once = build_layout(ids, is_answer, block_size=block_size, traits=traits, end_token_id=END)
+    twice = doubled_layout(ids, is_answer, block_size=block_size, traits=traits, end_token_id=END)
+    for name in ("ids", "position", "block_start", "block_end", "block", "maskable"):
+        noised = (getattr(layout, name)[layout.noise_view == 1] for layout in (once, twice))
+        assert np.array_equal(*noised), name
+    real = (twice.view == 1) & (twice.source >= 0)
+    assert np.array_equal(twice.position[real], np.arange(len(ids)))
+    assert np.array_equal(twice.ids[real], ids) and np.array_equal(twice.ids[twice.view == 0], ids)
+    repeats = twice.source >= 0
+    assert np.array_equal(twice.ids[twice.source[repeats]], twice.ids[repeats])
+    assert (twice.view[twice.source[repeats]] == 0).all()
+
+
+def test_the_doubled_layout_has_no_form_for_full_attention():
+    ids, is_answer = conversation([(3, 5)])
+    with pytest.raises(ValueError, match="clean stream"):
+        traits = DiffusionTraits(context_attention="full")
+        doubled_layout(ids, is_answer, block_size=4, traits=traits, end_token_id=END)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(pieces, min_size=1, max_size=4), st.sampled_from(["causal", "full"]), st.integers(1, 3))
+def test_packed_samples_keep_their_rows_and_share_no_segment(conversations, context, views):
+    traits = DiffusionTraits(context_attention=context)
+    layouts = [
+        build_layout(*conversation(c), block_size=3, traits=traits, end_token_id=END, views=views)
+        for c in conversations
+    ]
+    packed = pack(layouts)
+    starts = np.cumsum([0] + [len(layout.ids) for layout in layouts])
+    owners = [set(packed.segment[a:b]) for a, b in zip(starts, starts[1:])]
+    assert sum(map(len, owners)) == len(set().union(*owners))
+    assert packed.n_blocks == sum(layout.n_blocks for layout in layouts)
+    for layout, start in zip(layouts, starts):
+        rows = slice(start, start + len(layout.ids))
+        for name in ("ids", "position", "view", "block_start", "block_end", "noise_view", "maskable"):
+            assert np.array_equal(getattr(packed, name)[rows], getattr(layout, name)), name
+        source = packed.source[rows]
+        assert np.array_equal(np.where(source >= 0, source - start, -1), layout.source)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 40))
+def test_packing_places_every_sample_once_within_the_capacity(lengths, capacity):
+    rows = packing(lengths, capacity)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    loads = [sum(lengths[i] for i in row) for row in rows]
+    assert all(load <= capacity or len(row) == 1 for load, row in zip(loads, rows))
+    assert sum(2 * load <= capacity for load in loads) <= 1  # two rows half empty would have been one
+
+
 def test_clean_stream_predicts_answers_only():
     ids, is_answer = conversation([(3, 2), (2, 2)])
     layout = build_layout(ids, is_answer, block_size=4, traits=DiffusionTraits(), end_token_id=END)
@@ -86,3 +185,5 @@ def test_impossible_layouts_are_refused():
         build_layout(np.arange(3), np.zeros(3, bool), block_size=4, traits=DiffusionTraits(), end_token_id=END)
     with pytest.raises(ValueError, match="block size 0"):
         build_layout(np.arange(3), np.ones(3, bool), block_size=0, traits=DiffusionTraits(), end_token_id=END)
+    with pytest.raises(ValueError, match="0 noisy views"):
+        build_layout(np.arange(3), np.ones(3, bool), block_size=1, traits=DiffusionTraits(), end_token_id=END, views=0)

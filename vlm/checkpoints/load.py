@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
+from vlm.checkpoints.quantize import check_kind
+from vlm.checkpoints.quantize import quantize as quantized
 from vlm.config import VLMConfig
 from vlm.model import VLMForBlockDiffusion
 from vlm.processor import VLMProcessor
@@ -26,7 +28,11 @@ class CheckpointError(ValueError):
 
 
 def load(
-    model: str | None = None, adapter: str | None = None, dtype: torch.dtype | None = None, device: str | None = None
+    model: str | None = None,
+    adapter: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    quantize: str | None = None,
 ) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
     """A model in evaluation mode and its processor.
 
@@ -35,11 +41,14 @@ def load(
         adapter: a PEFT adapter directory, merged into the weights.
         dtype: None means float32 on CPU (bfloat16 matmuls are orders of magnitude slower there) and bfloat16 on CUDA.
         device: None means CUDA where there is one, else CPU.
+        quantize: ``int8`` or ``nf4``, of the decoder's linear layers, see `vlm.checkpoints.quantize`; None keeps them.
 
     Raises:
         CheckpointError: one line that names what is wrong.
-        ValueError: the device cannot be used here.
+        ValueError: the device cannot be used here, or the quantisation is unknown or not possible on it.
     """
+    if quantize is not None:
+        check_kind(quantize)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
@@ -61,7 +70,8 @@ def load(
         raise CheckpointError(f"{source}: not a usable checkpoint ({_one_line(error)})") from error
     if adapter is not None:
         loaded = _merged(loaded, adapter)
-    return loaded.to(device).eval(), processor
+    loaded = loaded.to(device).eval()
+    return (loaded if quantize is None else quantized(loaded, quantize)), processor
 
 
 def _check_device(device: str) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -18,13 +19,19 @@ from data_pipelines.errors import DataError
 from data_pipelines.media import open_media
 from data_pipelines.readers.messages import BadLine, read_messages
 from data_pipelines.record import Sample
-from vlm.answering import answer_batch, build_request
+from vlm.answering import GRAMMARS, Answer, answer_batch, build_request, own_strategy
+from vlm.generation.prefix import PrefixStore
 
 START = b'{"id": '  # how every line of answers begins
 
 
-def run_batch(model, processor, config, source: str, target: str, batch_size: int, frames: int, name: str) -> int:
+def run_batch(
+    model, processor, config, source: str, target: str, batch_size: int, frames: int, name: str, grammar=None
+) -> int:
     """Answer every request of ``source``; returns how many of them failed, in this run or an earlier one.
+
+    A request's own fields (`vlm.answering.SETTINGS`, ``SAMPLING``, ``GRAMMARS``, ``seed``, ``logprobs``) prevail over
+    ``config`` and ``grammar``.
 
     Raises:
         DataError: if ``source`` cannot be read, or ``target`` cannot be written or is not a file of answers.
@@ -33,19 +40,23 @@ def run_batch(model, processor, config, source: str, target: str, batch_size: in
     if os.path.exists(target) and os.path.samefile(source, target):
         raise DataError(f"{target}: is the file of requests; answers need another one")
     try:
-        return _run(model, processor, config, lines, target, batch_size, frames, name)
+        return _run(model, processor, config, lines, target, batch_size, frames, name, grammar or {})
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error
 
 
-def _run(model, processor, config, lines: list, target: str, batch_size: int, frames: int, name: str) -> int:
+def _run(
+    model, processor, config, lines: list, target: str, batch_size: int, frames: int, name: str, grammar: dict
+) -> int:
     done = _finished(Path(target))
     waiting = [line for line in lines if line.id not in done]
     failed = sum(done.get(line.id, False) for line in lines)
+    store = PrefixStore()  # requests about the same picture read it once
     with open(target, "a", encoding="utf-8") as file, _bar() as bar:
         task = bar.add_task("", total=len(lines), completed=len(lines) - len(waiting))
         for start in range(0, len(waiting), batch_size):
-            for record in _answers(model, processor, config, waiting[start : start + batch_size], frames, name):
+            part = waiting[start : start + batch_size]
+            for record in _answers(model, processor, config, part, frames, name, grammar, store):
                 failed += "error" in record
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 bar.advance(task)
@@ -53,34 +64,48 @@ def _run(model, processor, config, lines: list, target: str, batch_size: int, fr
     return failed
 
 
-def _answers(model, processor, config, lines: list, frames: int, name: str) -> Iterator[dict]:
+def _answers(
+    model, processor, config, lines: list, frames: int, name: str, grammar: dict, store: PrefixStore
+) -> Iterator[dict]:
     """One record per line, in order."""
-    prepared = [_prepare(processor, line, frames, config.seed) for line in lines]
+    prepared = [_prepare(model, processor, config, line, frames, grammar) for line in lines]
     good = [request for request in prepared if not isinstance(request, str)]
+    told = [line.meta.get("logprobs") is True or None for line, p in zip(lines, prepared) if not isinstance(p, str)]
     try:
-        answers = iter([answer.to_dict() for answer in answer_batch(model, processor, good, config)] if good else [])
+        found = answer_batch(model, processor, good, config, store=store, logprobs=True) if good else []
     except ValueError:  # one request is illegal, its prompt too long, say: answer each alone to find it
-        answers = iter([_alone(model, processor, config, request) for request in good])
+        found = [_alone(model, processor, config, request, store) for request in good]
+    answers = iter([_told(answer, logprobs) for answer, logprobs in zip(found, told)])
     results = [request if isinstance(request, str) else next(answers) for request in prepared]
     for line, result in zip(lines, results):
         yield {"id": line.id, "error": result} if isinstance(result, str) else {"id": line.id, **result, "model": name}
 
 
-def _alone(model, processor, config, request) -> dict | str:
+def _told(answer: Answer | str, logprobs: bool | None) -> dict | str:
+    """What a line of answers says of an answer; an error stays as it is."""
+    return answer if isinstance(answer, str) else replace(answer, logprobs=logprobs and answer.logprobs).to_dict()
+
+
+def _alone(model, processor, config, request, store) -> Answer | str:
     try:
-        return answer_batch(model, processor, [request], config)[0].to_dict()
+        return answer_batch(model, processor, [request], config, store=store, logprobs=True)[0]
     except ValueError as error:
         return str(error)
 
 
-def _prepare(processor, line: Sample | BadLine, frames: int, seed: int):
-    """A request, or the reason why there is none."""
+def _prepare(model, processor, config, line: Sample | BadLine, frames: int, grammar: dict):
+    """A request that knows its own settings, or the reason why there is none."""
     if isinstance(line, BadLine):
         return line.reason
     try:
-        return build_request(processor, line.messages, open_media(line.messages, frames), seed)
-    except ValueError as error:  # DataError included
+        own = any(name in line.meta for name in grammar and GRAMMARS)
+        strategy = own_strategy(model, processor, config, {**({} if own else grammar), **line.meta})
+        seed = int(line.meta.get("seed", config.seed))
+        request = build_request(processor, line.messages, open_media(line.messages, frames), seed)
+    except (ValueError, TypeError) as error:  # DataError included
         return str(error)
+    request.strategy = strategy
+    return request
 
 
 def _finished(target: Path) -> dict[str, bool]:

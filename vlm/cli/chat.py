@@ -8,6 +8,7 @@ from data_pipelines.record import image_part, text_part, video_part
 from vlm.answering import answer_batch, build_request
 from vlm.cli.stream import TerminalStreamer
 from vlm.generation.generate import stream_steps
+from vlm.generation.prefix import PrefixStore
 
 HELP = "/image PATH  /video PATH  attach to the next message · /reset  forget everything · /quit  leave"
 
@@ -20,7 +21,7 @@ def chat(model, processor, config, frames: int, system: str | None, first_parts:
     """
     say(HELP)
     start = [] if system is None else [{"role": "system", "content": system}]
-    messages, parts = list(start), list(first_parts)
+    messages, parts, store = list(start), list(first_parts), PrefixStore()  # a turn reads only what is new
     while (line := _read()) is not None:
         command, _, argument = line.partition(" ")
         if command == "/quit":
@@ -33,7 +34,7 @@ def chat(model, processor, config, frames: int, system: str | None, first_parts:
             say(f"unknown command {command} · {HELP}")
         elif line:
             turn = {"role": "user", "content": [*parts, text_part(line)]}
-            reply = _reply(model, processor, config, [*messages, turn], frames)
+            reply = _reply(model, processor, config, [*messages, turn], frames, store)
             if reply is not None:
                 messages += [turn, {"role": "assistant", "content": [text_part(reply)]}]
                 parts = []
@@ -62,16 +63,16 @@ def _attachment(command: str, path: str, frames: int) -> list[dict]:
     return [image_part(opened) if command == "/image" else video_part(opened)]
 
 
-def _reply(model, processor, config, messages: list[dict], frames: int) -> str | None:
+def _reply(model, processor, config, messages: list[dict], frames: int, store: PrefixStore) -> str | None:
     try:
         request = build_request(processor, messages, open_media(messages, frames), config.seed)
         if not sys.stdout.isatty():
-            answer = answer_batch(model, processor, [request], config)[0]
+            answer = answer_batch(model, processor, [request], config, store=store)[0]
             print(answer.answer, flush=True)
             return answer.answer
         streamer = TerminalStreamer(processor)
         streamer.put(request.input_ids)
-        answer = answer_batch(model, processor, [request], config, on_step=stream_steps(streamer))[0]
+        answer = answer_batch(model, processor, [request], config, stream_steps(streamer), store)[0]
         streamer.end()
     except ValueError as error:
         say(f"error: {error}")

@@ -1,30 +1,34 @@
 """Generation settings of a block-diffusion model, saved as ``generation_config.json``."""
 
 import math
+from dataclasses import fields
 from typing import Any
 
 from transformers import GenerationConfig
 
-MODES = ("block", "ar")
-POLICIES = ("threshold", "static")
+from vlm.generation.commit import POLICIES, CommitPolicy
+
+MODES = ("block", "ar", "speculative")
 
 
 class BlockGenerationConfig(GenerationConfig):
     """Settings of `VLMForBlockDiffusion.generate`, beside transformers' own (``max_new_tokens``, ``temperature`` …).
 
     Args:
-        mode: ``block`` (block diffusion) or ``ar`` (one token per forward from the same weights).
-        policy: which slots a denoising step commits: ``threshold`` (all confident ones, at least the best) or
-            ``static`` (an even quota per step).
+        mode: ``block`` (block diffusion), ``ar`` (one token per forward from the same weights) or ``speculative``
+            (blocks drafted in parallel and read by the AR mode, whose greedy output it gives).
+        policy: which slots a denoising step commits, a name in `vlm.generation.commit.POLICIES`.
+        policy_args: fields of that policy other than its threshold or steps, by name.
         block_size: tokens per block; None means the checkpoint's default.
         denoising_steps: steps per block under ``static``; None means one token per step.
-        threshold: confidence from which ``threshold`` commits, in (0, 1].
+        threshold: confidence from which ``threshold`` and ``localleap`` commit, in (0, 1].
         seed: of sampling; ignored when greedy.
     """
 
     def __init__(self, **kwargs: Any):
         self.mode: str = kwargs.pop("mode", "block")
         self.policy: str = kwargs.pop("policy", "threshold")
+        self.policy_args: dict[str, Any] | None = kwargs.pop("policy_args", None)
         self.block_size: int | None = kwargs.pop("block_size", None)
         self.denoising_steps: int | None = kwargs.pop("denoising_steps", None)
         self.threshold: float = kwargs.pop("threshold", 0.9)
@@ -43,6 +47,10 @@ class BlockGenerationConfig(GenerationConfig):
             raise ValueError(f"mode {self.mode!r} is not one of {', '.join(MODES)}")
         if self.policy not in POLICIES:
             raise ValueError(f"policy {self.policy!r} is not one of {', '.join(POLICIES)}")
+        known = [f.name for f in fields(POLICIES[self.policy])]
+        for name in self.policy_args or {}:
+            if name not in known:
+                raise ValueError(f"policy {self.policy!r} has no {name!r}; it has {', '.join(known)}")
         if self.max_new_tokens is None:
             raise ValueError("max_new_tokens None must be a number of at least 1")
         positive = {"block_size": self.block_size, "denoising_steps": self.denoising_steps}
@@ -55,7 +63,22 @@ class BlockGenerationConfig(GenerationConfig):
             raise ValueError(f"threshold {self.threshold} must lie in (0, 1]")
         if self.temperature is not None and not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature {self.temperature} must be 0 (greedy) or a positive number")
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty {self.repetition_penalty} must be a positive number")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p} must lie in (0, 1]")
         if self.top_k is not None and self.top_k < 0:
             raise ValueError(f"top_k {self.top_k} must be 0 (off) or positive")
+
+    def commit_policy(self) -> CommitPolicy:
+        """The policy these settings name.
+
+        Raises:
+            ValueError: for a value that the policy cannot have, naming it.
+        """
+        given = {"threshold": {"tau": self.threshold}, "localleap": {"tau": self.threshold}}
+        given["static"] = {"steps": self.denoising_steps}
+        try:
+            return POLICIES[self.policy](**{**given.get(self.policy, {}), **(self.policy_args or {})})
+        except TypeError as error:
+            raise ValueError(f"policy {self.policy!r} cannot be built from {self.policy_args}: {error}") from None

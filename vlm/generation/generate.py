@@ -7,15 +7,16 @@ denoising and closing.
 from dataclasses import dataclass
 
 import torch
+from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
 from vlm.cache import BlockCache
-from vlm.generation.commit import Static, Threshold
 from vlm.generation.config import BlockGenerationConfig
-from vlm.generation.loop import Loop, Strategy
+from vlm.generation.constraint import Grammar
+from vlm.generation.loop import Loop
+from vlm.generation.prefix import PrefixStore
 from vlm.generation.request import Request, State
-from vlm.generation.scoring import Sampler
-from vlm.generation.spans import FixedBlocks, SingleTokens
+from vlm.generation.strategy import build_strategy
 from vlm.layout import answer_spans
 from vlm.projector import pooled_count
 
@@ -36,45 +37,26 @@ class BlockDiffusionOutput(ModelOutput):
     states: list[State] | None = None
 
 
-def build_strategy(model, config: BlockGenerationConfig) -> Strategy:
-    """The loop's slots for these settings on this checkpoint.
-
-    Raises:
-        ValueError: for a setting outside its range, or one that the checkpoint's traits do not allow.
-    """
-    config.check()
-    traits = model.config.traits
-    if traits.context_attention == "full":
-        raise ValueError("context_attention 'full' has no exact KV across blocks, which this decoder relies on")
-    for name, value in (("media_attention", "bidirectional"), ("positions", "mrope")):
-        if getattr(traits, name) == value:
-            raise ValueError(f"{name} {value!r} is not supported by this decoder")
-    if traits.noise != "mask":
-        raise ValueError(f"noise {traits.noise!r}: only checkpoints trained with mask noise can be decoded")
-    ar = config.mode == "ar"
-    spans = SingleTokens.for_checkpoint(traits) if ar else FixedBlocks.for_checkpoint(traits, config.block_size)
-    commit = Static(config.denoising_steps) if config.policy == "static" else Threshold(config.threshold)
-    ends = config.eos_token_id if config.eos_token_id is not None else []
-    return Strategy(
-        spans=spans,
-        commit=commit,
-        sampler=Sampler(config.temperature or 0.0, config.top_k or 0, config.top_p or 1.0),
-        end_token_ids=frozenset([ends] if isinstance(ends, int) else ends),
-        suppress_tokens=tuple({traits.mask_token_id, *(config.suppress_tokens or [])}),
-        max_new_tokens=config.max_new_tokens,
-    )
-
-
 def answer(
-    model, requests: list[Request], config: BlockGenerationConfig, cache: BlockCache | None = None, on_step=None
+    model,
+    requests: list[Request],
+    config: BlockGenerationConfig,
+    cache: BlockCache | None = None,
+    on_step=None,
+    store: PrefixStore | None = None,
+    max_batch: int | None = None,
+    **strategy,
 ) -> list[State]:
     """Decode requests as one batch; the final states, in order.
+
+    Args:
+        strategy: what `build_strategy` takes beside the settings: ``grammar``, ``tokenizer``, ``processors``.
+        cache, on_step, store, max_batch: see `Loop`.
 
     Raises:
         ValueError: for illegal settings, an empty prompt, or a prompt that fills the position range.
     """
-    strategy = build_strategy(model, config)
-    return Loop(model, requests, strategy, cache, on_step).run()
+    return Loop(model, requests, build_strategy(model, config, **strategy), cache, on_step, store, max_batch).run()
 
 
 def generate(
@@ -87,6 +69,11 @@ def generate(
     answer_mask: torch.Tensor | None = None,
     streamer=None,
     generation_config: BlockGenerationConfig | None = None,
+    logits_processor: LogitsProcessorList | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    grammar: Grammar | None = None,
+    canvas: torch.LongTensor | None = None,
+    prefix_store: PrefixStore | None = None,
     **kwargs,
 ) -> BlockDiffusionOutput:
     """Answer a batch of prompts.
@@ -103,6 +90,11 @@ def generate(
         streamer: gets ``put`` with the prompt and then with closed blocks, ``put_draft`` (where it has one) with the
             open block after every denoising step, ``end`` at the end. Batch size 1 only.
         generation_config: defaults to the checkpoint's; keyword arguments override its fields.
+        logits_processor: transformers processors, called at every pass with the final tokens and the logits of a slot.
+        tokenizer: needed for ``stop_strings`` and for a grammar.
+        grammar: what the answers must keep to.
+        canvas: [B, N], answers of N tokens of which some are given and the others, the mask id, are filled in.
+        prefix_store: KV of earlier prompts to reuse and to add to.
 
     Raises:
         ValueError: for an unknown keyword or a setting the checkpoint does not allow, naming the value.
@@ -120,9 +112,12 @@ def generate(
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         for request, marks, keep in zip(requests, answer_mask, mask):
             request.answer_spans = answer_spans(marks[keep.bool()].cpu().numpy())
+    for request, given in zip(requests, [] if canvas is None else canvas.tolist()):
+        request.canvas = given
     if streamer is not None:
         streamer.put(requests[0].input_ids.cpu())
-    states = answer(self, requests, config, past_key_values, stream_steps(streamer))
+    extra = {"grammar": grammar, "tokenizer": tokenizer, "processors": logits_processor}
+    states = answer(self, requests, config, past_key_values, stream_steps(streamer), prefix_store, **extra)
     if streamer is not None:
         streamer.end()
     return BlockDiffusionOutput(
@@ -164,8 +159,12 @@ def stream_steps(streamer):
         if len(state.tokens) > start:
             streamer.put(torch.tensor(state.tokens[start:]))
         sent = max(start, len(state.tokens))
-        if state.canvas is not None and hasattr(streamer, "put_draft"):
+        if not hasattr(streamer, "put_draft"):
+            return
+        if state.canvas is not None:
             streamer.put_draft(torch.tensor(state.canvas[max(0, sent - state.block_start) :]))
+        elif state.draft:
+            streamer.put_draft(torch.tensor(state.draft))
 
     return on_step
 

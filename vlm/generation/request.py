@@ -1,8 +1,15 @@
 """A request and its state while it decodes. All per-request state lives here, never in a strategy."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from vlm.generation.constraint import Matcher
+    from vlm.generation.strategy import Strategy
 
 
 @dataclass
@@ -14,6 +21,9 @@ class Request:
         pixel_values, pixel_values_videos: [N, 3, H, W] pixels of its images and of its video frames, or None.
         answer_spans: (start, end) of earlier answers inside the prompt: on the ``response`` grid each starts anew.
         seed: of its sampling; two requests with the same seed and prompt get the same answer in any batch.
+        strategy: how to decode it; None means as the rest of its batch.
+        canvas: tokens of the answer that are given, the mask id at those to be filled in; None gives none. The answer
+            is then no longer than the canvas.
     """
 
     input_ids: torch.Tensor
@@ -21,10 +31,23 @@ class Request:
     pixel_values_videos: torch.Tensor | None = None
     answer_spans: list[tuple[int, int]] = field(default_factory=list)
     seed: int = 0
+    strategy: "Strategy | None" = None
+    canvas: list[int] | None = None
 
     @property
     def has_media(self) -> bool:
         return self.pixel_values is not None or self.pixel_values_videos is not None
+
+    @cached_property
+    def digests(self) -> dict[str, list[bytes]]:
+        """A content hash of every image and of every frame, as the vision tower will see them."""
+        kinds = {"image": self.pixel_values, "video": self.pixel_values_videos}
+        return {kind: [] if pixels is None else [_digest(kind, p) for p in pixels] for kind, pixels in kinds.items()}
+
+
+def _digest(kind: str, pixels: torch.Tensor) -> bytes:
+    values = pixels.detach().cpu().float().contiguous()
+    return blake2b(values.numpy().tobytes(), digest_size=16, key=f"{kind}{tuple(values.shape)}".encode()).digest()
 
 
 @dataclass
@@ -36,31 +59,48 @@ class State:
         room: how many tokens it may generate.
         offset: positions taken before this prompt by a cache that was handed in.
         cached: how many of ``tokens`` have their KV in the cache.
+        reused: how many of those came from the prefix store.
         block_start: first position of the open block.
         canvas: token ids of the open block, the mask id at open slots; None between blocks.
+        confidence: probability of the canvas's tokens when they were committed: 1 for given and forced ones, NaN at
+            open slots.
         step: denoising steps the open block has had.
+        draft: tokens behind the final ones that wait to be verified (speculative mode); None when there are none.
+        logprobs: log-probability of every generated token under the model, constraint included; 0 for forced ones.
         prompt_embeds: [P, D] of a prompt with media, while some of its rows have no KV.
+        matcher: where the request stands in its grammar.
         forwards: forward passes in which the request had rows.
-        finish_reason: ``stop`` (end token) or ``length``; None while it runs.
+        finish_reason: ``stop`` (end token, stop string or a grammar at its end) or ``length``; None while it runs.
         prefill_s, decode_s: seconds of its first forward pass (media encoding included) and of all later ones.
     """
 
     request: Request
+    strategy: "Strategy"
     prompt_length: int
     tokens: list[int]
     room: int
     offset: int = 0
     cached: int = 0
+    reused: int = 0
     block_start: int = 0
     canvas: list[int] | None = None
+    confidence: list[float] = field(default_factory=list)
     step: int = 0
+    draft: list[int] | None = None
+    logprobs: list[float] = field(default_factory=list)
     forwards: int = 0
     finish_reason: str | None = None
     prefill_s: float = 0.0
     decode_s: float = 0.0
     generator: torch.Generator | None = None
     prompt_embeds: torch.Tensor | None = None
+    matcher: "Matcher | None" = None
 
     @property
     def generated(self) -> list[int]:
         return self.tokens[self.prompt_length :]
+
+    @property
+    def end(self) -> int:
+        """One past the last position its answer may take."""
+        return self.prompt_length + self.room

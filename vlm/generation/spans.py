@@ -23,18 +23,16 @@ class FixedBlocks:
         Raises:
             ValueError: for a block size that the checkpoint was not trained with.
         """
-        size = traits.block_size if size is None else size
-        if size not in traits.trained_block_sizes:
-            allowed = ", ".join(map(str, traits.trained_block_sizes))
-            raise ValueError(f"block_size {size} was not trained; this checkpoint allows {allowed}")
-        return cls(size, traits.block_origin)
+        return cls(trained_size(traits, size), traits.block_origin)
 
     def open(self, state: State, mask_token_id: int) -> None:
-        """Give ``state`` a new canvas behind its final tokens."""
+        """Give ``state`` a new canvas behind its final tokens: what is known there, and masks."""
         length = len(state.tokens)
         state.block_start = length // self.size * self.size if self.origin == "sequence" else length
         known = state.tokens[state.block_start :]
-        state.canvas = known + [mask_token_id] * (self.size - len(known))
+        given = state.request.canvas or []
+        slots = range(length - state.prompt_length, length - state.prompt_length + self.size - len(known))
+        state.canvas = known + [given[i] if i < len(given) else mask_token_id for i in slots]
         state.step = 0
 
 
@@ -51,10 +49,52 @@ class SingleTokens:
         Raises:
             ValueError: if its clean rows were not trained to predict the next token.
         """
-        if traits.context_attention != "causal" or not traits.ar_mode:
-            has = f"context_attention={traits.context_attention!r}, ar_mode={traits.ar_mode}"
-            raise ValueError(f"mode 'ar' needs causal context and a trained AR mode; this checkpoint has {has}")
+        require_ar(traits, "ar")
         return cls()
 
     def open(self, state: State, mask_token_id: int) -> None:
-        state.block_start, state.canvas, state.step = len(state.tokens), [mask_token_id], 0
+        given, index = state.request.canvas or [], len(state.tokens) - state.prompt_length
+        state.block_start, state.step = len(state.tokens), 0
+        state.canvas = [given[index] if index < len(given) else mask_token_id]
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Self-speculation: a block is drafted in parallel, then read autoregressively and kept as far as it agrees.
+
+    Under shift 1 the draft's first slot holds the last final token, whose noisy row predicts the slot behind it.
+    """
+
+    size: int
+    shift: int
+
+    @classmethod
+    def for_checkpoint(cls, traits: DiffusionTraits, size: int | None) -> "Drafts":
+        """Drafts of the size of a trained block.
+
+        Raises:
+            ValueError: for a size that was not trained, or a checkpoint without an AR mode to verify with.
+        """
+        require_ar(traits, "speculative")
+        return cls(trained_size(traits, size), traits.prediction_shift)
+
+    def open(self, state: State, mask_token_id: int) -> None:
+        known = state.tokens[-1:] if self.shift == 1 and len(state.tokens) > state.prompt_length else []
+        state.block_start, state.step = len(state.tokens) - len(known), 0
+        state.canvas = known + [mask_token_id] * (self.size - len(known))
+
+
+def trained_size(traits: DiffusionTraits, size: int | None) -> int:
+    """``size``, or the checkpoint's default; ValueError for one that it was not trained with."""
+    size = traits.block_size if size is None else size
+    if size not in traits.trained_block_sizes:
+        allowed = ", ".join(map(str, traits.trained_block_sizes))
+        raise ValueError(f"block_size {size} was not trained; this checkpoint allows {allowed}")
+    return size
+
+
+def require_ar(traits: DiffusionTraits, mode: str) -> None:
+    """ValueError unless the checkpoint's clean rows predict the next token without seeing it."""
+    if traits.context_attention != "causal" or not traits.ar_mode:
+        has = f"context_attention={traits.context_attention!r}, ar_mode={traits.ar_mode}"
+        raise ValueError(f"mode {mode!r} needs causal context and a trained AR mode; this checkpoint has {has}")

@@ -1,7 +1,7 @@
-"""From prepared samples to the tensors of one forward pass: noise drawn, rows padded, losses weighted.
+"""From prepared samples to the tensors of one forward pass: noise drawn, losses weighted, rows packed and padded.
 
 Runs in the main process when an update's micro-batches are gathered, so noise depends on (seed, step, sample id, view)
-and on nothing else: not on workers, ranks, or how samples were batched.
+and on nothing else: not on workers, ranks, or how samples were batched or packed.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,18 @@ import numpy as np
 import torch
 
 from vlm.attention import PADDING, Rows
-from vlm.noise import draw_masks, levels, noise_rng
+from vlm.config import DiffusionTraits
+from vlm.layout import pack, packing
+from vlm.noise import (
+    LOWEST,
+    NoiseTokens,
+    complement,
+    corrupt,
+    draw_exact_masks,
+    draw_masks,
+    levels,
+    noise_rng,
+)
 from vlm.objective import slot_weights
 from vlm.training.data import Prepared
 from vlm.training.recipe import NoiseRecipe, ObjectiveRecipe
@@ -29,29 +40,70 @@ class NoisedSample:
     next_targets: np.ndarray
 
 
+def noise_tokens(tokenizer, traits: DiffusionTraits, noise: NoiseRecipe) -> NoiseTokens:
+    """The token ids that a recipe's noise needs.
+
+    Raises:
+        ValueError: for an always-masked token that the tokenizer lacks, or noise of another kind than the model's.
+    """
+    if noise.corruption != traits.noise:
+        raise ValueError(f"noise.corruption {noise.corruption!r} differs from the model's noise {traits.noise!r}")
+    vocabulary = tokenizer.get_vocab()
+    for token in noise.always_masked:
+        if token not in vocabulary:
+            raise ValueError(f"noise.always_masked {token!r} is not a token of the model")
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | {traits.mask_token_id}
+    ordinary = np.array(sorted(set(vocabulary.values()) - special))
+    return NoiseTokens(traits.mask_token_id, tuple(vocabulary[token] for token in noise.always_masked), ordinary)
+
+
 def noise_sample(
     sample: Prepared,
-    mask_token_id: int,
+    tokens: NoiseTokens,
     noise: NoiseRecipe,
     objective: ObjectiveRecipe,
     seed: int,
     step: int,
     progress: float,
 ) -> NoisedSample:
-    """Draw levels and masks of one sample and weigh its slots."""
-    layout = sample.layout
-    noisy = layout.view > 0
-    block, maskable = layout.block[noisy], layout.maskable[noisy]
-    rng = noise_rng(seed, step, sample.encoded.id, view=1)
-    t = levels(noise.schedule, noise.level, rng, layout.n_blocks, progress)
-    masked = draw_masks(rng, t, block, maskable)
-    slot, normaliser = slot_weights(objective.weighting, masked, maskable, block, t)
-    ids, targets, weights = layout.ids.copy(), np.full(len(layout.ids), IGNORED), np.zeros(len(layout.ids))
-    targets[noisy] = np.where(masked, layout.ids[noisy], IGNORED)
-    weights[noisy] = slot
-    ids[noisy] = np.where(masked, mask_token_id, layout.ids[noisy])
+    """Draw levels and masks of every view of one sample and weigh its slots."""
+    layout, name = sample.layout, sample.encoded.id
+    ids, weights, normaliser = layout.ids.copy(), np.zeros(len(layout.ids)), 0.0
+    drawn = None  # levels and masks of the view before
+    for view in range(1, int(layout.noise_view.max()) + 1):
+        rows = np.flatnonzero(layout.noise_view == view)
+        block, maskable = layout.block[rows] - layout.block[rows[0]], layout.maskable[rows]
+        always = maskable & np.isin(layout.ids[rows], tokens.always)
+        rng = noise_rng(seed, step, name, view)
+        if noise.complementary and view % 2 == 0:
+            drawn = complement(*drawn, maskable & ~always)
+        else:
+            shared = noise_rng(seed, step, "", view) if noise.level == "batch" else rng
+            drawn = _draw(noise, rng, shared, block, maskable & ~always, progress)
+        t, masked = drawn
+        masked, probability = masked | always, np.where(always, 1.0, t[block])
+        weights[rows], share = slot_weights(
+            objective.weighting, masked, maskable, block, probability, objective.normaliser
+        )
+        normaliser += share
+        ids[rows] = corrupt(rng, layout.ids[rows], masked, tokens, noise.corruption, noise.random_share)
+    targets = np.where(weights > 0, layout.ids, IGNORED)
     next_ids = np.append(layout.ids[1:], IGNORED)
     return NoisedSample(ids, targets, weights, normaliser, np.where(layout.next_supervised, next_ids, IGNORED))
+
+
+def nelbo_sample(sample: Prepared, mask_token_id: int, seed: int) -> NoisedSample:
+    """Noise by which recipes are compared: uniform stratified levels, 1 / t weights, the same at every step."""
+    noise, objective = NoiseRecipe(stratified=True), ObjectiveRecipe(weighting="nelbo")
+    return noise_sample(sample, NoiseTokens(mask_token_id), noise, objective, seed, step=0, progress=0.0)
+
+
+def _draw(noise: NoiseRecipe, rng, level_rng, block, maskable, progress) -> tuple[np.ndarray, np.ndarray]:
+    """Levels [n_blocks] and masks [R] of one view."""
+    t = levels(noise.schedule, noise.level, level_rng, int(block.max()) + 1, progress, noise.stratified)
+    if noise.complementary:
+        t = np.minimum(t, 1 - LOWEST)  # the twin's level 1 - t has the same floor
+    return t, (draw_exact_masks if noise.exact_count else draw_masks)(rng, t, block, maskable)
 
 
 def _pad(arrays: list[np.ndarray], fill: float) -> torch.Tensor:
@@ -62,26 +114,37 @@ def _pad(arrays: list[np.ndarray], fill: float) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def collate(samples: list[Prepared], noised: list[NoisedSample], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Tensors of one micro-batch: ids, source, row fields [B, R]; targets and weights [B, R]; pixels."""
-    layouts = [sample.layout for sample in samples]
+def collate(
+    samples: list[Prepared], noised: list[NoisedSample], pad_token_id: int, row_capacity: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Tensors of one micro-batch: ids, source, row fields [B, R]; targets and weights [B, R]; pixels.
+
+    Args:
+        row_capacity: samples share a row up to this many rows; None gives each sample its own.
+    """
+    lengths = [len(sample.layout.ids) for sample in samples]
+    groups = [[i] for i in range(len(samples))] if row_capacity is None else packing(lengths, row_capacity)
+    layouts = [pack([samples[i].layout for i in group]) for group in groups]
+    columns: dict[str, list[np.ndarray]] = {
+        name: [np.concatenate([getattr(noised[i], name) for i in group]) for group in groups]
+        for name in ("ids", "targets", "weights", "next_targets")
+    }
     batch = {
-        "ids": _pad([n.ids for n in noised], pad_token_id),
-        "source": _pad([layout.source for layout in layouts], -1),
-        "position": _pad([layout.position for layout in layouts], 0),
-        "segment": _pad([np.zeros(len(layout.ids), np.int64) for layout in layouts], PADDING),
-        "view": _pad([layout.view for layout in layouts], 0),
-        "block_start": _pad([layout.block_start for layout in layouts], 0),
-        "block_end": _pad([layout.block_end for layout in layouts], 0),
-        "targets": _pad([n.targets for n in noised], IGNORED),
-        "weights": _pad([n.weights.astype(np.float32) for n in noised], 0),
-        "next_targets": _pad([n.next_targets for n in noised], IGNORED),
+        "ids": _pad(columns["ids"], pad_token_id),
+        **{name: _pad([getattr(layout, name) for layout in layouts], fill) for name, fill in _ROW_FILL.items()},
+        "targets": _pad(columns["targets"], IGNORED),
+        "weights": _pad([w.astype(np.float32) for w in columns["weights"]], 0),
+        "next_targets": _pad(columns["next_targets"], IGNORED),
     }
     for name, field in (("pixel_values", "images"), ("pixel_values_videos", "frames")):
-        pixels = np.concatenate([getattr(sample.encoded, field) for sample in samples])
+        pixels = np.concatenate([getattr(samples[i].encoded, field) for group in groups for i in group])
         if len(pixels):
             batch[name] = torch.from_numpy(pixels)
     return batch
+
+
+# What padding holds in each field of a layout that the model reads.
+_ROW_FILL = {"source": -1, "position": 0, "segment": PADDING, "view": 0, "block_start": 0, "block_end": 0}
 
 
 def rows_of(batch: dict[str, torch.Tensor]) -> Rows:

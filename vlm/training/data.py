@@ -100,6 +100,8 @@ class PlaygroundStream(IterableDataset):
             block_size=block_size,
             traits=self.traits,
             end_token_id=self.processor.tokenizer.eos_token_id,
+            views=self.recipe.views,
+            last_block=self.recipe.last_block,
         )
         return Prepared(encoded, layout, block_size)
 

@@ -11,8 +11,9 @@ from data_pipelines.playground import FAMILIES
 from data_pipelines.playground.dense import PAGES
 from vision_encoders.config import nearest
 from vlm.config import TRAIT_NAMES
-from vlm.noise import BetaCurriculum, Level, Uniform
-from vlm.objective import Weighting
+from vlm.layout import LastBlock
+from vlm.noise import PUBLISHED, BetaCurriculum, Corruption, Level, Published, Uniform
+from vlm.objective import Normaliser, Weighting
 from vlm.training.precision import Precision
 
 
@@ -109,6 +110,9 @@ class DataRecipe:
         rows_per_batch: a batch holds at most this many rows, padding included.
         window: samples sorted by length at a time.
         workers: processes that draw pictures ahead of the trainer.
+        views: noisy views of every sample.
+        last_block: ``fill`` completes an answer's last block with end tokens, ``truncate`` leaves it short.
+        row_capacity: samples of a batch share rows up to this many rows; None gives each sample its own.
     """
 
     phases: list[Phase] = field(default_factory=lambda: [Phase(0, {"scene_chat": 1.0})])
@@ -116,6 +120,9 @@ class DataRecipe:
     rows_per_batch: int = 6144
     window: int = 512
     workers: int = 1
+    views: int = 1
+    last_block: LastBlock = "fill"
+    row_capacity: int | None = None
 
     def __post_init__(self):
         if not self.phases:
@@ -127,23 +134,61 @@ class DataRecipe:
         for size, share in self.block_sizes.items():
             if size < 1 or share <= 0:
                 raise ValueError(f"data.block_sizes {size}: {share}: both must be positive")
-        _at_least_one(self, "data.", ("rows_per_batch", "window"))
+        capacity = () if self.row_capacity is None else ("row_capacity",)
+        _at_least_one(self, "data.", ("rows_per_batch", "window", "views", *capacity))
 
 
 @dataclass
 class NoiseRecipe:
-    """Noise of the answer blocks: its distribution, and whether blocks of a sequence share a level."""
+    """Noise of the answer blocks.
 
-    schedule: Uniform | BetaCurriculum = field(default_factory=Uniform)
+    Args:
+        schedule: distribution of the noise levels, or the name of a published one (`vlm.noise.PUBLISHED`).
+        level: what shares a level: a ``block``, a ``sequence``, or the whole ``batch`` of an update.
+        stratified: spread the levels of a sequence's blocks over the distribution, in random order.
+        exact_count: hide exactly round(t n) of a block's n tokens and not each with probability t.
+        corruption: what stands in a hidden token's place: the ``mask`` token, ``uniform`` random tokens, or ``mixed``.
+        random_share: under ``mixed``, the share of hidden tokens that random ones replace.
+        always_masked: tokens that are hidden whatever the level, such as the end of turn and think tags.
+        complementary: every second view hides exactly what the view before it shows.
+    """
+
+    schedule: Uniform | BetaCurriculum | Published = field(default_factory=Uniform)
     level: Level = "block"
+    stratified: bool = False
+    exact_count: bool = False
+    corruption: Corruption = "mask"
+    random_share: float = 0.1
+    always_masked: list[str] = field(default_factory=list)
+    complementary: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.schedule, str):
+            if self.schedule not in PUBLISHED:
+                raise ValueError(f"unknown noise.schedule {self.schedule!r}; {nearest(self.schedule, PUBLISHED)}")
+            self.schedule = PUBLISHED[self.schedule]
+        if not 0 <= self.random_share <= 1:
+            raise ValueError(f"noise.random_share {self.random_share} must lie between 0 and 1")
+        if self.complementary and not self.schedule.symmetric:
+            raise ValueError(
+                f"noise.complementary needs noise symmetric about 1/2, which {self.schedule} is not: "
+                "every second view would train on levels of another distribution"
+            )
 
 
 @dataclass
 class ObjectiveRecipe:
-    """Loss = ``weighting`` diffusion loss + ``ar_weight`` x next-token loss of the clean stream."""
+    """Loss = ``weighting`` diffusion loss + ``ar_weight`` x next-token loss of the clean stream.
+
+    Args:
+        weighting: weight of a hidden slot's cross-entropy, see `vlm.objective`.
+        ar_weight: 0 leaves the next-token loss out.
+        normaliser: what the update's weighted sum is divided by; None is the weighting's own.
+    """
 
     weighting: Weighting = "emrs"
     ar_weight: float = 1.0
+    normaliser: Normaliser | None = None
 
 
 @dataclass
@@ -203,6 +248,8 @@ class Recipe:
 
     def __post_init__(self):
         _at_least_one(self, "", ("max_steps", "save_steps", "log_steps", "accumulation"))
+        if self.noise.complementary and self.data.views % 2:
+            raise ValueError(f"noise.complementary needs an even number of data.views, not {self.data.views}")
 
 
 def _at_least_one(recipe, prefix: str, names: tuple[str, ...]) -> None:

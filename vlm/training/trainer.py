@@ -18,7 +18,7 @@ from vlm.model import VLMForBlockDiffusion
 from vlm.objective import weighted_cross_entropy
 from vlm.processor import VLMProcessor
 from vlm.training.callbacks import Metrics, ProgressLine
-from vlm.training.collate import IGNORED, collate, noise_sample, rows_of
+from vlm.training.collate import IGNORED, collate, noise_sample, noise_tokens, rows_of
 from vlm.training.data import Batch, PlaygroundStream
 from vlm.training.optim import build_optimizer, warmup_stable_decay
 from vlm.training.precision import uses_bf16
@@ -44,6 +44,7 @@ class BlockDiffusionTrainer(Trainer):
         self, model: VLMForBlockDiffusion, processor: VLMProcessor, dataset: PlaygroundStream, recipe: Recipe
     ):
         self.recipe, self.processor = recipe, processor
+        self.tokens = noise_tokens(processor.tokenizer, model.config.traits, recipe.noise)
         self.position = (0, 0)  # of the last batch consumed
         self.last: dict[str, float] = {}
         self._partial = False
@@ -80,12 +81,12 @@ class BlockDiffusionTrainer(Trainer):
         if self._rng_from is not None:  # dropout goes on too; the stock trainer restores it only when it replays data
             self._load_rng_state(self._rng_from)
             self._rng_from = None
-        step, mask_id = self.state.global_step, self.model.config.traits.mask_token_id
+        step, tokens = self.state.global_step, self.tokens
         self.model.vision_tower.requires_grad_(step >= self.recipe.optim.vision_start)
         progress = min(1.0, step / self.recipe.max_steps)
         recipe, pad = self.recipe, self.processor.tokenizer.pad_token_id
         noised = [
-            [noise_sample(s, mask_id, recipe.noise, recipe.objective, recipe.seed, step, progress) for s in b.samples]
+            [noise_sample(s, tokens, recipe.noise, recipe.objective, recipe.seed, step, progress) for s in b.samples]
             for b in gathered
         ]
         self.totals = {
@@ -95,7 +96,9 @@ class BlockDiffusionTrainer(Trainer):
         self.update_ids = [s.encoded.id for b in gathered for s in b.samples]
         self.update_rows = sum(len(s.layout.ids) for b in gathered for s in b.samples)
         self.last = {"diffusion_loss": 0.0, "ar_loss": 0.0}
-        return [collate(b.samples, n, pad) for b, n in zip(gathered, noised)], self.totals["diffusion"]
+        capacity = recipe.data.row_capacity
+        batches = [collate(b.samples, n, pad, capacity) for b, n in zip(gathered, noised)]
+        return batches, self.totals["diffusion"]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows, shift = rows_of(inputs), self.model.config.traits.prediction_shift

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tests.vlm.tiny import BACKBONES, greedy, tiny_model
 from vlm.attention import Rows
 from vlm.cache import BlockCache
-from vlm.generation.commit import Static, Threshold
-from vlm.generation.generate import answer, build_strategy
+from vlm.generation.generate import answer
 from vlm.generation.loop import Loop
 from vlm.generation.request import Request
+from vlm.generation.strategy import build_strategy
 from vlm.layout import clean_blocks
 
 POLICIES = [{"policy": "threshold", "threshold": 0.02}, {"policy": "threshold", "threshold": 1.0},
@@ -220,46 +220,6 @@ def test_the_same_seed_gives_the_same_sample():
     assert draw(3) == draw(3) != draw(4)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 14), st.integers(0, 2**31))
-def test_static_quotas_fill_a_block_in_their_steps(size, steps, seed):
-    generator = torch.Generator().manual_seed(seed)
-    is_open = torch.ones(1, size, dtype=torch.bool)
-    committed = []
-    while is_open.any():
-        score = torch.rand(1, size, generator=generator).masked_fill(~is_open, -torch.inf)
-        step = torch.tensor([len(committed)])
-        chosen = Static(steps).select(score, is_open, step, torch.tensor([size]))
-        assert (chosen & ~is_open).sum() == 0
-        best = score.masked_fill(~chosen, torch.inf).min()
-        assert (score.masked_fill(chosen | ~is_open, -torch.inf) <= best).all()
-        committed.append(int(chosen.sum()))
-        is_open &= ~chosen
-    steps = min(steps, size)
-    assert committed == [size // steps + (k < size % steps) for k in range(steps)]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 9), st.floats(0.05, 0.95), st.integers(0, 2**31))
-def test_threshold_commits_the_sure_and_always_the_best(size, tau, seed):
-    score = torch.rand(2, size, generator=torch.Generator().manual_seed(seed))
-    is_open = torch.rand(2, size, generator=torch.Generator().manual_seed(seed + 1)) < 0.7
-    is_open[:, 0] = True
-    score = score.masked_fill(~is_open, -torch.inf)
-    chosen = Threshold(tau).select(score, is_open, None, None)
-    for row in range(2):
-        wanted = {i for i in range(size) if is_open[row, i] and score[row, i] >= tau} | {int(score[row].argmax())}
-        assert set(chosen[row].nonzero().flatten().tolist()) == wanted
-    top = Threshold(float("inf")).select(score, is_open, None, None)
-    assert torch.equal(top.int().argmax(-1), score.argmax(-1)) and top.sum() == 2
-
-
-def test_strict_threshold_excludes_equality():
-    score, is_open = torch.tensor([[0.9, 0.95, 0.9]]), torch.ones(1, 3, dtype=torch.bool)
-    assert Threshold(0.9).select(score, is_open, None, None).sum() == 3
-    assert Threshold(0.9, strict=True).select(score, is_open, None, None).sum() == 1
-
-
 @pytest.mark.parametrize(
     "settings_, message",
     [
@@ -267,7 +227,7 @@ def test_strict_threshold_excludes_equality():
         ({"threshold": 0.0}, r"threshold 0.0 must lie in \(0, 1\]"),
         ({"threshold": 1.5}, "threshold 1.5"),
         ({"max_new_tokens": 0}, "max_new_tokens 0 must be at least 1"),
-        ({"policy": "magic"}, "policy 'magic' is not one of threshold, static"),
+        ({"policy": "magic"}, "policy 'magic' is not one of sequential, static, threshold"),
         ({"mode": "telepathy"}, "mode 'telepathy'"),
         ({"denoising_steps": 0}, "denoising_steps 0"),
         ({"temperature": -1.0}, "temperature -1.0"),

@@ -1,14 +1,21 @@
-"""Noise that belongs to the sample, padding that weighs nothing, targets where they belong, exact normalisers."""
+"""Noise that belongs to the sample, padding that weighs nothing, targets where they belong, exact normalisers.
+
+Layouts against each other, on a tiny float64 model: packed rows and the doubled layout give the plain loss."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from tests.vlm.training.small import pair, stream
+from tests.vlm.training.small import data_recipe, pair, stream
+from train import main
 from vlm.attention import PADDING
-from vlm.noise import BetaCurriculum, Uniform
-from vlm.training.collate import IGNORED, collate, noise_sample, rows_of
-from vlm.training.recipe import NoiseRecipe, ObjectiveRecipe
+from vlm.layout import doubled_layout
+from vlm.noise import PUBLISHED, BetaCurriculum, NoiseTokens, Uniform
+from vlm.objective import weighted_cross_entropy
+from vlm.training.collate import IGNORED, collate, nelbo_sample, noise_sample, noise_tokens, rows_of
+from vlm.training.recipe import DataRecipe, NoiseRecipe, ObjectiveRecipe, Recipe
 
 SAMPLES = [stream().sample(i) for i in range(16)]
 MASK, PAD = pair()[0].config.traits.mask_token_id, pair()[1].tokenizer.pad_token_id
@@ -17,7 +24,7 @@ FIELDS = ("ids", "source", "position", "view", "block_start", "block_end", "targ
 
 def noised(sample, weighting="emrs", seed=0, step=3, progress=0.2, schedule=None, level="block"):
     noise = NoiseRecipe(schedule=schedule or BetaCurriculum(), level=level)
-    return noise_sample(sample, MASK, noise, ObjectiveRecipe(weighting=weighting), seed, step, progress)
+    return noise_sample(sample, NoiseTokens(MASK), noise, ObjectiveRecipe(weighting=weighting), seed, step, progress)
 
 
 def batch_of(numbers):
@@ -115,3 +122,205 @@ def test_pixels_follow_the_samples():
     assert np.array_equal(batch["pixel_values"].numpy(), expected)
     assert np.array_equal(batch["pixel_values_videos"].numpy(), SAMPLES[videos].encoded.frames)
     assert "pixel_values_videos" not in batch_of(images)
+
+
+# Views and tokens --------------------------------------------------------------------------------------------------
+
+
+def with_views(views: int, **traits) -> list:
+    source = stream(recipe=data_recipe(views=views), **traits)
+    return [source.sample(i) for i in range(8)]
+
+
+def hidden_counts(sample, result) -> np.ndarray:
+    """How often each clean position is supervised by a noisy view, fill left out."""
+    at = sample.layout.source[(result.targets != IGNORED) & (sample.layout.source >= 0)]
+    return np.bincount(at, minlength=len(sample.encoded.input_ids))
+
+
+@pytest.mark.parametrize("context", ["causal", "full"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_complementary_views_supervise_every_answer_token_once_a_pair(context, exact):
+    noise = NoiseRecipe(complementary=True, exact_count=exact)
+    for sample in with_views(4, context_attention=context):
+        result = noise_sample(sample, NoiseTokens(MASK), noise, ObjectiveRecipe(), 0, 3, 0.2)
+        assert np.array_equal(hidden_counts(sample, result), 2 * sample.encoded.is_answer)
+        layout = sample.layout
+        for first in (1, 3):
+            shown = [result.ids[layout.noise_view == view] == MASK for view in (first, first + 1)]
+            assert np.array_equal(shown[0] ^ shown[1], layout.maskable[layout.noise_view == first])
+
+
+def test_always_masked_tokens_are_hidden_in_every_view_and_counted_in_the_ratio():
+    tokenizer = pair()[1].tokenizer
+    noise = NoiseRecipe(schedule=Uniform(), complementary=True, always_masked=[tokenizer.eos_token])
+    tokens = noise_tokens(tokenizer, pair()[0].config.traits, noise)
+    for sample in with_views(2):
+        results = {
+            w: noise_sample(sample, tokens, noise, ObjectiveRecipe(weighting=w), 0, 3, 0.2) for w in ("emrs", "nelbo")
+        }
+        layout, answer = sample.layout, sample.encoded.is_answer
+        ends = answer & (sample.encoded.input_ids == tokenizer.eos_token_id)
+        assert ends.any()
+        assert np.array_equal(hidden_counts(sample, results["emrs"]), answer + 1 * ends)
+        end_rows = layout.maskable & (layout.ids == tokenizer.eos_token_id)
+        assert (results["nelbo"].weights[end_rows] == 1).all()  # hidden with probability 1
+        for block in range(layout.n_blocks):
+            mine = layout.block == block
+            hidden = (results["emrs"].targets != IGNORED) & mine
+            assert results["emrs"].weights[hidden] == pytest.approx(
+                (layout.maskable & mine).sum() / max(hidden.sum(), 1)
+            )
+
+
+def test_views_have_noise_of_their_own_and_extra_views_leave_the_first_alone():
+    for one, three in zip(with_views(1), with_views(3)):
+        single, several = noised(one), noised(three)
+        views = [several.ids[three.layout.noise_view == view] for view in (1, 2, 3)]
+        assert np.array_equal(single.ids[one.layout.noise_view == 1], views[0])
+        if len(views[0]) > 16:
+            assert not np.array_equal(views[0], views[1]) and not np.array_equal(views[1], views[2])
+
+
+def test_a_batch_level_is_shared_by_samples_and_changes_with_the_step():
+    levels = {
+        step: {
+            w
+            for s in SAMPLES
+            for w in noised(s, "nelbo", step=step, schedule=Uniform(0.3, 1.0), level="batch").weights
+            if w
+        }
+        for step in (3, 4)
+    }
+    assert len(levels[3]) == len(levels[4]) == 1 and levels[3] != levels[4]
+
+
+@pytest.mark.parametrize("kind", ["uniform", "mixed"])
+def test_random_corruption_never_shows_a_special_token(kind):
+    tokenizer, traits = pair()[1].tokenizer, replace(pair()[0].config.traits, noise=kind)
+    noise = NoiseRecipe(corruption=kind, random_share=0.5)
+    tokens = noise_tokens(tokenizer, traits, noise)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    shown = []
+    for sample in SAMPLES:
+        result = noise_sample(sample, tokens, noise, ObjectiveRecipe("flat"), 0, 3, 0.2)
+        assert np.array_equal(result.targets != IGNORED, sample.layout.maskable)  # a visible token may be wrong
+        assert result.normaliser == sample.layout.maskable.sum()
+        shown += result.ids[result.ids != sample.layout.ids].tolist()
+    assert set(shown) & special == ({MASK} if kind == "mixed" else set())
+    assert len(set(shown)) > 20
+
+
+def test_noise_tokens_refuse_what_the_model_lacks():
+    tokenizer, traits = pair()[1].tokenizer, pair()[0].config.traits
+    with pytest.raises(ValueError, match="always_masked '<think>' is not a token"):
+        noise_tokens(tokenizer, traits, NoiseRecipe(always_masked=["<think>"]))
+    with pytest.raises(ValueError, match="corruption 'uniform' differs from the model's noise 'mask'"):
+        noise_tokens(tokenizer, traits, NoiseRecipe(corruption="uniform"))
+
+
+def test_the_nelbo_draws_one_uniform_level_a_stratum_and_never_changes():
+    for sample in SAMPLES:
+        result, layout = nelbo_sample(sample, MASK, seed=5), sample.layout
+        assert np.array_equal(result.ids, nelbo_sample(sample, MASK, seed=5).ids)
+        assert result.normaliser == layout.maskable.sum()
+        found = {}  # 1 / weight is the level of a block with a mask
+        for block, weight in zip(layout.block, result.weights):
+            if weight:
+                found.setdefault(block, set()).add(1 / weight)
+        assert all(len(levels) == 1 for levels in found.values())
+        strata = [int((next(iter(levels)) - 1e-3) / (1 - 1e-3) * layout.n_blocks) for levels in found.values()]
+        assert len(set(strata)) == len(strata)
+
+
+@pytest.mark.parametrize("schedule", [Uniform(0.2, 0.8), PUBLISHED["pbnc_released"], "pbnc_paper_general"])
+def test_complementary_views_need_symmetric_noise(schedule):
+    with pytest.raises(ValueError, match="complementary needs noise symmetric about 1/2"):
+        NoiseRecipe(schedule=schedule, complementary=True)
+
+
+def test_complementary_views_come_in_pairs():
+    with pytest.raises(ValueError, match="even number of data.views, not 3"):
+        Recipe(noise=NoiseRecipe(complementary=True), data=DataRecipe(views=3))
+
+
+@pytest.mark.parametrize("name", ["views", "row_capacity"])
+def test_counts_of_the_layout_start_at_one(name):
+    with pytest.raises(ValueError, match=f"data.{name} must be at least 1, not 0"):
+        DataRecipe(**{name: 0})
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_command_line_takes_a_published_curriculum_by_name(name, monkeypatch):
+    handed = []
+    monkeypatch.setattr("train.run", handed.append)
+    assert main(["--noise.schedule", name]) == 0
+    assert handed[0].noise.schedule == PUBLISHED[name]
+
+
+# Layouts against each other, on a float64 model --------------------------------------------------------------------
+
+
+def logits_and_losses(model, batch: dict, samples: list, results: list) -> tuple[torch.Tensor, float, float]:
+    """Logits at supervised rows [S, V], sorted by sample and row; the diffusion loss and the next-token loss."""
+    media = {k: batch[k].double() for k in ("pixel_values", "pixel_values_videos") if k in batch}
+    with torch.no_grad():
+        logits = model(input_ids=batch["ids"], rows=rows_of(batch), source=batch["source"], **media).logits
+    supervised, following = batch["targets"] != IGNORED, batch["next_targets"] != IGNORED
+    shift = model.config.traits.prediction_shift
+    picked = logits.roll(shift, dims=1)[supervised]
+    total = sum(result.normaliser for result in results)
+    diffusion = weighted_cross_entropy(picked, batch["targets"][supervised], batch["weights"][supervised], total)
+    ones = torch.ones(int(following.sum()))
+    ar = weighted_cross_entropy(logits[following], batch["next_targets"][following], ones, len(ones))
+    return picked, diffusion.item(), ar.item()
+
+
+LAYOUTS = [
+    {},
+    {"prediction_shift": 1},
+    {"context_attention": "block_causal", "block_origin": "sequence"},
+    {"context_attention": "block_causal"},
+]
+
+
+@pytest.mark.parametrize("traits", [*LAYOUTS, {"context_attention": "full"}], ids=str)
+def test_packed_rows_give_the_unpacked_loss(traits):
+    """Images, several images and a video in one row; two views; the same logits at every supervised row."""
+    model, samples = pair(**traits)[0], with_views(2, **traits)
+    results = [noised(sample) for sample in samples]
+    lengths = [len(sample.layout.ids) for sample in samples]
+    alone = collate(samples, results, PAD)
+    packed = collate(samples, results, PAD, row_capacity=2 * max(lengths))
+    assert len(packed["ids"]) < len(samples) and len(alone["ids"]) == len(samples)
+    logits, *losses = logits_and_losses(model, alone, samples, results)
+    packed_logits, *packed_losses = logits_and_losses(model, packed, samples, results)
+    assert packed_losses == pytest.approx(losses, rel=1e-6)
+    by_row = [(logits.sum(-1).sort(), logits), (packed_logits.sum(-1).sort(), packed_logits)]
+    first, second = (values[order.indices] for order, values in by_row)
+    assert torch.allclose(first, second, atol=1e-9)
+
+
+@pytest.mark.parametrize("traits", LAYOUTS, ids=str)
+def test_vision_once_gives_the_loss_of_the_doubled_layout(traits):
+    model, processor = pair(**traits)
+    samples = [stream(**traits).sample(i) for i in (0, 6, 7, 8)]
+    doubled = [
+        replace(
+            s,
+            layout=doubled_layout(
+                s.encoded.input_ids,
+                s.encoded.is_answer,
+                block_size=s.block_size,
+                traits=model.config.traits,
+                end_token_id=processor.tokenizer.eos_token_id,
+            ),
+        )
+        for s in samples
+    ]
+    found = []
+    for batch in (samples, doubled):
+        results = [noised(sample) for sample in batch]
+        found.append(logits_and_losses(model, collate(batch, results, PAD), batch, results))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-9)
+    assert found[0][1:] == pytest.approx(found[1][1:], rel=1e-6) and found[0][1] > 1

@@ -16,7 +16,7 @@ from tests.vlm.tiny import tiny_model
 from tests.vlm.training.small import MIXED, data_recipe, small_recipe, stream
 from vlm import VLMForBlockDiffusion, VLMProcessor
 from vlm.layout import answer_spans
-from vlm.noise import levels, noise_rng
+from vlm.noise import NoiseTokens, levels, noise_rng
 from vlm.training.collate import noise_sample
 from vlm.training.data import Batch
 from vlm.training.recipe import ObjectiveRecipe, OptimRecipe, Phase
@@ -124,7 +124,13 @@ def restated(model, processor, samples: list, recipe) -> float:
         starts, size = starts_of(sample, traits.block_origin), sample.block_size
         noised = (
             noise_sample(
-                sample, traits.mask_token_id, recipe.noise, recipe.objective, recipe.seed, step=0, progress=0.0
+                sample,
+                NoiseTokens(traits.mask_token_id),
+                recipe.noise,
+                recipe.objective,
+                recipe.seed,
+                step=0,
+                progress=0.0,
             )
             .ids[len(clean) :]
             .reshape(len(starts), size)

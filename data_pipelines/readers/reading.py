@@ -1,0 +1,146 @@
+"""Any collection → samples: what kind of file it is, what shape its records have, and one function that reads it.
+
+The deciding choice: the two questions are apart. The file's first bytes say how records lie in it (lines, an array, a
+table, a shard); each record's own fields say its shape, so that a text-only sample, or another shape, may stand beside
+the others. ``format`` answers the second question for all of them.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from data_pipelines.errors import DataError
+from data_pipelines.images import check_file, shown
+from data_pipelines.readers import finevision, instruction, llava, messages, openai, sharegpt, vlmeval
+from data_pipelines.readers.arrow import arrow_rows, parquet_rows
+from data_pipelines.readers.checks import BadLine, Malformed, Row, own_id, short
+from data_pipelines.readers.json_array import array_rows
+from data_pipelines.readers.jsonl import BOM, jsonl_rows
+from data_pipelines.readers.resolve import Media
+from data_pipelines.readers.tsv import tsv_rows
+from data_pipelines.readers.webdataset import tar_rows
+from data_pipelines.record import Sample
+
+SHAPES: dict[str, ModuleType] = {  # the first that fits a record is its shape
+    "finevision": finevision,
+    "llava": llava,
+    "openai": openai,
+    "messages": messages,
+    "sharegpt": sharegpt,
+    "instruction": instruction,
+    "vlmeval": vlmeval,
+}
+FORMATS = (*SHAPES, "webdataset")
+SHARDS = (".parquet", ".arrow", ".tar", ".tar.gz", ".tgz", ".jsonl")  # what a folder is searched for
+WIDE = (b"\xff\xfe", b"\xfe\xff")  # the byte-order marks of UTF-16 and UTF-32
+
+Rows = Callable[[Path], Iterator[Row]]
+
+
+def read(
+    source: str | Path, format: str | None = None, media_root: str | Path | None = None
+) -> Iterator[Sample | BadLine]:
+    """A Sample or a BadLine for every record of a file, or of a folder of shards, in order; never neither.
+
+    Args:
+        source: JSON lines, a JSON array, Parquet, Arrow, a WebDataset shard, a VLMEvalKit table; or a folder of
+            shards of one kind (as ``save_to_disk`` of Hugging Face ``datasets`` leaves it), read by their names.
+        format: one of ``FORMATS``, if the records' own fields should not decide.
+        media_root: where relative media paths start and what no path may leave; by default the file's own folder.
+            A shard's media lie in the shard, unless this names a folder for the others.
+
+    Each id is the record's own, which others' collections repeat, or else its place in the file.
+
+    Raises:
+        DataError: at once if the source is missing or empty, its kind is not known or the format has no such name;
+            while reading if a table's header cannot be read, or pyarrow is needed and is not installed.
+    """
+    if format is not None and format not in FORMATS:
+        raise DataError(f"unknown format {format!r} (known: {', '.join(FORMATS)})")
+    files = [check_file(path) for path in _files(Path(source))]
+    root = None if media_root is None else Path(media_root)
+    return _samples([(path, _kind_of(path)) for path in files], format, root)
+
+
+def shape_of(record: dict) -> str:
+    """The name of a record's format."""
+    for name, shape in SHAPES.items():
+        if shape.fits(record):
+            return name
+    raise Malformed(f"no known format has the fields {short(sorted(map(str, record)))} (known: {', '.join(SHAPES)})")
+
+
+def _samples(files: list[tuple[Path, Rows]], format: str | None, root: Path | None) -> Iterator[Sample | BadLine]:
+    for path, rows in files:
+        if format == "webdataset" and rows is not tar_rows:
+            raise DataError(f"{shown(path)}: not a WebDataset shard (a tar file)")
+        shape = SHAPES.get(format) or (vlmeval if rows is tsv_rows else None)
+        place = None if rows is tar_rows else path.parent
+        for row in rows(path):
+            yield _sample(row, path, shape, root or place)
+
+
+def _sample(row: Row, path: Path, shape: ModuleType | None, root: Path | None) -> Sample | BadLine:
+    name, where = row.name, row.where
+    try:
+        if isinstance(row.record, Malformed):
+            raise row.record
+        if (given := own_id(row.record)) is not None:
+            name, where = given, f"{where}: sample {short(given)}"
+        shape = shape or SHAPES[shape_of(row.record)]
+        media = Media(root, row.members)
+        chat = [messages.checked(message, media) for message in shape.messages(row.record)]
+    except Malformed as error:
+        return BadLine(name, row.number, f"{where}: {error}")
+    meta = {key: value for key, value in row.record.items() if key != "id" and key not in shape.KEYS}
+    return Sample(id=name, messages=chat, source=str(path), meta=meta)
+
+
+def _files(source: Path) -> list[Path]:
+    """The file itself, or a folder's shards."""
+    if not os.path.isdir(source):  # unlike Path.is_dir, no error for an impossible name
+        return [source]
+    paths = sorted(path for path in source.iterdir() if path.name.endswith(SHARDS) and not path.name.startswith("."))
+    if (source / "state.json").is_file():  # save_to_disk; the other Arrow files in it are caches
+        paths = [path for path in paths if path.name.startswith("data-")]
+    kinds = {path.suffix for path in paths}
+    if len(kinds) != 1:
+        found = f"shards of several kinds ({', '.join(sorted(kinds))}): name one" if kinds else "no shards"
+        raise DataError(f"{shown(source)}: the folder holds {found}; a shard ends in {', '.join(SHARDS)}")
+    return paths
+
+
+def _kind_of(path: Path) -> Rows:
+    with path.open("rb") as file:
+        head = file.read(2**12)
+    if head.startswith(b"PAR1"):
+        return parquet_rows
+    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return arrow_rows
+    if head[257:262] == b"ustar" or head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+        return tar_rows
+    if head.startswith(WIDE):
+        raise DataError(f"{shown(path)}: the file is UTF-16 or UTF-32 text, not UTF-8")
+    return _kind_of_text(path, head.removeprefix(BOM))
+
+
+def _kind_of_text(path: Path, head: bytes) -> Rows:
+    """A file that begins like none of them is what its name says, and its records are reported one by one."""
+    start = head.lstrip()[:1]
+    if start == b"[" and path.suffix != ".jsonl":
+        return array_rows
+    if start == b"{":
+        return jsonl_rows
+    if {b"question", b"index"} & set(head.partition(b"\n")[0].replace(b'"', b"").strip().split(b"\t")):
+        return tsv_rows
+    by_name = {
+        ".jsonl": jsonl_rows,
+        ".ndjson": jsonl_rows,
+        ".tsv": tsv_rows,
+        ".tar": tar_rows,
+        ".parquet": parquet_rows,
+    }
+    if path.suffix not in by_name:
+        raise DataError(f"{shown(path)}: not a format that is known ({', '.join(FORMATS)})")
+    return by_name[path.suffix]

@@ -1,0 +1,198 @@
+"""From hidden states to tokens: what the open slots would become, which of them do, and how far a draft is kept."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from vlm.generation.feed import Feed
+from vlm.generation.finish import extend, log, settle
+from vlm.generation.request import State
+from vlm.generation.scoring import Scores, score
+from vlm.generation.spans import Drafts
+from vlm.generation.verify import agreed
+
+
+def decide(model, states: list[State], feeds: list[Feed], hidden: torch.Tensor) -> list[int]:
+    """Write what a pass decides into the states; returns how many of each request's rows the cache may keep.
+
+    Args:
+        hidden: [B, L, D] of the rows fed.
+    """
+    owners = [(b, number) for b, feed in enumerate(feeds) for number in range(len(feed.reads))]
+    if not owners:
+        return [feed.n_clean for feed in feeds]
+    index = torch.tensor([(b, feeds[b].reads[n]) for b, n in owners], device=hidden.device)  # [S, 2]
+    scores = score(
+        model.head,
+        hidden[index[:, 0], index[:, 1]],
+        [states[b].strategy.sampler for b, _ in owners],
+        [states[b].generator for b, _ in owners],
+        _edit(states, feeds, owners),
+        model.get_output_embeddings().weight.shape[0],
+    )
+    mask_id, counts, start = model.config.traits.mask_token_id, [], 0
+    chosen = _chosen(states, feeds, scores)
+    for state, feed in zip(states, feeds):
+        own = slice(start, start + len(feed.reads))
+        start = own.stop
+        decided = (scores.token[own].tolist(), scores.probability[own].tolist(), chosen[own])
+        counts.append(_conclude(state, feed, *decided, mask_id) if feed.reads else feed.n_clean)
+    return counts
+
+
+def force(state: State, mask_token_id: int) -> None:
+    """Fill the slots, from the first open one, in which the grammar leaves no choice."""
+    if state.matcher is None or mask_token_id not in state.canvas:
+        return
+    first = state.canvas.index(mask_token_id)
+    room = min(len(state.canvas), state.end - state.block_start) - first
+    tokens = forced(state)[: max(0, room)]
+    state.canvas[first : first + len(tokens)] = tokens
+    state.confidence[first : first + len(tokens)] = [1.0] * len(tokens)
+    state.matcher.accept(tokens)
+
+
+def forced(state: State) -> list[int]:
+    """The tokens that the grammar leaves no choice about, the end token included."""
+    tokens, ends = state.matcher.forced(), state.strategy.finish.end_token_ids
+    return [min(ends)] if not tokens and state.matcher.finished and ends else tokens
+
+
+def _edit(
+    states: list[State], feeds: list[Feed], owners: list[tuple[int, int]]
+) -> Callable[[torch.Tensor, int], None]:
+    """What changes logits before they are scored: suppressed tokens, a request's processors, its grammar."""
+    allowed = {
+        b: _allowed(state, feed) for b, (state, feed) in enumerate(zip(states, feeds)) if state.matcher and feed.reads
+    }
+
+    def edit(logits: torch.Tensor, start: int) -> None:
+        for i, (b, number) in enumerate(owners[start : start + len(logits)]):
+            strategy = states[b].strategy
+            logits[i, list(strategy.suppress_tokens)] = -torch.inf
+            if strategy.processors:
+                before = states[b].tokens + (states[b].draft or [])[:number]
+                context = torch.tensor([before], device=logits.device)
+                logits[i] = strategy.processors(context, logits[i : i + 1])[0]
+            if b in allowed and number < len(allowed[b]):
+                logits[i].masked_fill_(~allowed[b][number].to(logits.device), -torch.inf)
+
+    return edit
+
+
+def _allowed(state: State, feed: Feed) -> list[torch.Tensor]:
+    """Tokens [V] that the grammar allows at the first slots read: one, or along a draft as far as it is allowed."""
+    masks = [state.matcher.allowed()]
+    if feed.verifies:
+        ahead = state.matcher.copy()
+        for token in state.draft:
+            if not masks[-1][token]:
+                break
+            ahead.accept([token])
+            masks.append(ahead.allowed())
+    return masks
+
+
+def _chosen(states: list[State], feeds: list[Feed], scores: Scores) -> list[bool]:
+    """Which of the rows read become tokens under the commit policy of their request."""
+    width = max((len(state.canvas) for state in states if state.canvas is not None), default=1)
+    at = [(b, slot) for b, feed in enumerate(feeds) for slot in feed.slots if not feed.verifies]
+    chosen = torch.ones(len(scores.token), dtype=torch.bool)
+    kept = [
+        i for i, (b, _) in enumerate((b, s) for b, f in enumerate(feeds) for s in f.slots) if not feeds[b].verifies
+    ]
+    if not at:
+        return chosen.tolist()
+    rows, slots = torch.tensor(at).T.to(scores.token.device)
+    is_open = torch.zeros(len(states), width, dtype=torch.bool, device=rows.device)
+    is_open[rows, slots] = True
+
+    def grid(values: torch.Tensor) -> torch.Tensor:
+        full = values.new_zeros(len(states), width)
+        full[rows, slots] = values[kept]
+        return full  # [B, W]
+
+    grids = scores.map(grid)
+    step = torch.tensor([state.step for state in states], device=rows.device)
+    size = torch.tensor([_slots_at_open(state) for state in states], device=rows.device)
+    committed = torch.tensor([_committed(state, width) for state in states], device=rows.device)
+    picked = torch.zeros_like(is_open)
+    for policy in dict.fromkeys(state.strategy.commit for state in states):
+        own = torch.tensor(
+            [b for b, state in enumerate(states) if state.strategy.commit == policy], device=rows.device
+        )
+        scored = grids.map(lambda t, own=own: t[own])
+        picked[own] = policy.select(scored, is_open[own], step[own], size[own], committed[own])
+    chosen[kept] = picked[rows, slots].cpu()
+    return chosen.tolist()
+
+
+def _conclude(
+    state: State, feed: Feed, tokens: list[int], probabilities: list[float], chosen: list[bool], mask_id: int
+) -> int:
+    """Write one request's decisions; returns how many of its rows are final."""
+    if feed.verifies:
+        return _verify(state, feed, tokens, probabilities)
+    if isinstance(state.strategy.spans, Drafts):
+        _draft(state, feed, tokens, probabilities)
+        return feed.n_clean
+    takes = chosen if state.matcher is None else _valid(state, tokens, chosen)
+    for slot, token, probability, take in zip(feed.slots, tokens, probabilities, takes):
+        if take:
+            state.canvas[slot], state.confidence[slot] = token, probability
+    if state.matcher is not None:
+        state.matcher.accept([token for token, take in zip(tokens, takes) if take])
+        force(state, mask_id)
+    state.step += 1
+    settle(state, mask_id)
+    return feed.n_clean
+
+
+def _valid(state: State, tokens: list[int], chosen: list[bool]) -> list[bool]:
+    """Under a grammar only the valid run from the first open slot commits, at least its first token."""
+    run = max(1, state.matcher.valid_run(tokens))
+    wanted = next((i for i, take in enumerate(chosen) if not take), len(chosen))
+    count = max(1, min(run, wanted))
+    return [i < count for i in range(len(tokens))]
+
+
+def _draft(state: State, feed: Feed, tokens: list[int], probabilities: list[float]) -> None:
+    """Keep a draft to be read by the next pass. Its first token may be final already: it was read as AR reads it."""
+    state.canvas, state.step = None, state.step + 1
+    if feed.reads[0] < feed.n_clean:
+        _append(state, tokens[:1], probabilities[:1])
+        tokens = tokens[1:]
+    if state.finish_reason is None:
+        # Under shift 1 the pass that found the first token drafts nothing: what it read stands alone.
+        state.draft = tokens[: max(0, state.end - len(state.tokens) - 1)] if tokens else None
+
+
+def _verify(state: State, feed: Feed, tokens: list[int], probabilities: list[float]) -> int:
+    """Keep the draft as far as it agrees, and the token behind it."""
+    pending, count = feed.n_clean - len(state.draft), agreed(state.draft, tokens)
+    state.draft = None
+    _append(state, tokens[: count + 1], probabilities[: count + 1])
+    return pending + count
+
+
+def _append(state: State, tokens: list[int], probabilities: list[float]) -> None:
+    """Make tokens final that no block holds."""
+    ends = state.strategy.finish.cut(state.generated, tokens)
+    extend(state, tokens, [log(p) for p in probabilities], ends)
+    if state.matcher is not None:
+        state.matcher.accept(tokens if ends is None else tokens[:ends])
+
+
+def _committed(state: State, width: int) -> list[float]:
+    """Confidence at which the open block's slots were filled, NaN at open ones and at tokens that stood before it."""
+    known = 0 if state.canvas is None else len(state.tokens) - state.block_start
+    found = [] if state.canvas is None else state.confidence[known:]
+    return [math.nan] * known + found + [math.nan] * (width - known - len(found))
+
+
+def _slots_at_open(state: State) -> int:
+    """How many slots the open block had to fill: its size less the known tokens it began with."""
+    if state.canvas is None:
+        return 0
+    return len(state.canvas) - (len(state.tokens) - state.block_start)

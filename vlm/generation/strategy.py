@@ -1,0 +1,107 @@
+"""The slots of the decoding loop, filled from generation settings and checked against the checkpoint's traits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import LogitsProcessorList, PreTrainedTokenizerFast, RepetitionPenaltyLogitsProcessor
+
+from vlm.generation.commit import CommitPolicy
+from vlm.generation.config import BlockGenerationConfig
+from vlm.generation.constraint import Grammar, Matcher, tokenizer_for
+from vlm.generation.finish import Finish
+from vlm.generation.scoring import Sampler
+from vlm.generation.spans import Drafts, FixedBlocks, SingleTokens
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How one request is decoded. Frozen: whatever changes on the way stands in the request's state.
+
+    Attributes:
+        spans: which slots exist.
+        commit: which of them become tokens; unused where a pass decides a single slot or verifies.
+        sampler: what a slot would become.
+        finish: what ends an answer.
+        suppress_tokens: never generated.
+        max_new_tokens: longest answer.
+        new_matcher: makes a request's matcher where the answer must keep to a grammar.
+        processors: transformers logits processors, applied at every pass with the final tokens as ``input_ids``.
+    """
+
+    spans: FixedBlocks | SingleTokens | Drafts
+    commit: CommitPolicy
+    sampler: Sampler
+    finish: Finish
+    suppress_tokens: tuple[int, ...]
+    max_new_tokens: int
+    new_matcher: Callable[[], Matcher] | None = None
+    processors: LogitsProcessorList | None = None
+
+    @property
+    def mode(self) -> str:
+        return {SingleTokens: "ar", Drafts: "speculative", FixedBlocks: "block"}[type(self.spans)]
+
+
+def build_strategy(
+    model,
+    config: BlockGenerationConfig,
+    grammar: Grammar | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    processors: LogitsProcessorList | None = None,
+) -> Strategy:
+    """The loop's slots for these settings on this checkpoint.
+
+    Args:
+        grammar: what the answer must keep to.
+        tokenizer: needed for ``stop_strings`` and for a grammar.
+
+    Raises:
+        ValueError: for a setting outside its range, or one that the checkpoint's traits do not allow.
+    """
+    config.check()
+    _check_traits(model.config.traits)
+    ends = config.eos_token_id if config.eos_token_id is not None else []
+    ends = frozenset([ends] if isinstance(ends, int) else ends)
+    stops = config.stop_strings or ()
+    stops = (stops,) if isinstance(stops, str) else tuple(stops)
+    if (stops or grammar) and tokenizer is None:
+        raise ValueError("stop strings and grammars need a tokenizer")
+    return Strategy(
+        spans=_spans(model.config.traits, config),
+        commit=config.commit_policy(),
+        sampler=Sampler(config.temperature or 0.0, config.top_k or 0, config.top_p or 1.0),
+        finish=Finish(ends, stops, tokenizer.decode if stops else None),
+        suppress_tokens=tuple(sorted({model.config.traits.mask_token_id, *(config.suppress_tokens or [])})),
+        max_new_tokens=config.max_new_tokens,
+        new_matcher=None if grammar is None else _matchers(model, grammar, tokenizer, ends),
+        processors=_processors(config, processors),
+    )
+
+
+def _processors(config: BlockGenerationConfig, given: LogitsProcessorList | None) -> LogitsProcessorList | None:
+    """The caller's processors behind the repetition penalty, if there is one."""
+    if config.repetition_penalty in (None, 1.0):
+        return given
+    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(config.repetition_penalty), *(given or [])])
+
+
+def _matchers(model, grammar: Grammar, tokenizer: PreTrainedTokenizerFast, ends: frozenset[int]) -> Callable:
+    vocab_size = model.get_output_embeddings().weight.shape[0]
+    return lambda: Matcher(grammar, tokenizer_for(tokenizer), vocab_size, ends)
+
+
+def _spans(traits, config: BlockGenerationConfig) -> FixedBlocks | SingleTokens | Drafts:
+    if config.mode == "ar":
+        return SingleTokens.for_checkpoint(traits)
+    kind = Drafts if config.mode == "speculative" else FixedBlocks
+    return kind.for_checkpoint(traits, config.block_size)
+
+
+def _check_traits(traits) -> None:
+    if traits.context_attention == "full":
+        raise ValueError("context_attention 'full' has no exact KV across blocks, which this decoder relies on")
+    for name, value in (("media_attention", "bidirectional"), ("positions", "mrope")):
+        if getattr(traits, name) == value:
+            raise ValueError(f"{name} {value!r} is not supported by this decoder")
+    if traits.noise != "mask":
+        raise ValueError(f"noise {traits.noise!r}: only checkpoints trained with mask noise can be decoded")
