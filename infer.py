@@ -110,12 +110,12 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     import torch
     from transformers.utils import logging
-    from vlm.cli.trace_page import check_trace_path
 
     from data_pipelines.media import open_media
     from data_pipelines.readers.messages import user_sample
     from vlm.answering import build_request, own_strategy, settings
     from vlm.checkpoints.load import load
+    from vlm.cli.trace_page import check_trace_path
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -178,10 +178,9 @@ def _policy_args(pairs: list[str]) -> dict | None:
 def _single(model, processor, config, request, arguments: argparse.Namespace, name: str, media: list) -> int:
     import json
 
-    from vlm.cli.trace_page import write_trace
-
     from vlm.answering import answer_batch
     from vlm.cli.stream import TerminalStreamer
+    from vlm.cli.trace_page import write_trace
     from vlm.generation.generate import stream_steps
     from vlm.generation.trace import Trace
 

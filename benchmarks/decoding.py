@@ -6,8 +6,9 @@
 Every item is answered in every mode at every precision, one right after the other and alone in its batch, in an order
 that changes from item to item: what else the machine does meets all alike. Ratios are of ``decode_s``, the seconds
 behind the first forward pass, against ``ar`` at the same precision; the first pass (media, prompt, the first
-decisions) stands beside as ``prefill_s``. Modes may give answers of different lengths, so how many answers are the
-same stands beside as well; speculative answers are AR's own, and at fp32 every other one is a fault.
+decisions) stands beside as ``prefill_s``. Modes may give answers of different lengths, and a short answer is soon
+done, so the ratio also stands there per token, and for the items whose answers are the same. Speculative answers are
+AR's own: at fp32 every other one is a fault.
 
 The ceilings say how far a ratio could go on this machine, see `benchmarks.passes`. They are of long answers: of a
 short one the first pass, which is not in the ratio, may decide a whole block in one mode and a single token in AR.
@@ -89,8 +90,9 @@ def _cost_line(m: dict, forward: dict, mode: str) -> str:
     )
     if m["pass_s"] is None:
         return said
-    bare, taken = forward["seconds"]["one_row" if mode == "ar" else "block"], m["pass_s"]["median"]
-    return f"{said}; a pass {1000 * taken:.1f} ms, a bare one {1000 * bare:.1f}: the rest is closing rows and Python"
+    kind, rest = ("one_row", "Python") if mode == "ar" else ("block", "closing rows and Python")
+    bare, taken = forward["seconds"][kind], m["pass_s"]["median"]
+    return f"{said}; a pass {1000 * taken:.1f} ms, a bare one {1000 * bare:.1f}: the rest is {rest}"
 
 
 def _ceiling(forward: dict, mode: str) -> str:
@@ -99,7 +101,8 @@ def _ceiling(forward: dict, mode: str) -> str:
 
 def _versus_line(v: dict, ceiling: str = "") -> str:
     return (
-        f"decoding {ranged(v['decode_ratio'])} times as fast{ceiling}, of totals {v['decode_ratio_of_totals']}; "
+        f"decoding {ranged(v['decode_ratio'])} times as fast{ceiling}, of totals {v['decode_ratio_of_totals']}, "
+        f"per token {ranged(v['token_ratio'])}, where answers are the same {ranged(v['decode_ratio_where_same'])}; "
         f"accuracy {interval(v['accuracy_difference'])}; the same answer {100 * v['same_answer']:.1f} %"
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.measure import ratios, spread, turns
+from benchmarks.measure import spread, turns
 from eval.metrics import f1
 from eval.suites import playground
 from vlm.answering import Answer, answer_batch, build_request
@@ -87,17 +87,21 @@ def cost(items: Sequence[Item], arm: Hashable) -> dict:
 
 
 def versus(items: Sequence[Item], arm: Hashable, base: Hashable) -> dict:
-    """One way beside another: ``decode_ratio`` above 1 is faster than ``base``.
+    """One way beside another: ratios above 1 say that it is faster than ``base``.
 
-    Items that either side answers in its first pass have no decoding time and stand outside the ratios.
+    A way whose answers are shorter is done sooner, so ``token_ratio`` compares seconds per token, and
+    ``decode_ratio_where_same`` only items with the same answer on both sides. Items that either side answers in its
+    first pass have no decoding time and stand outside all ratios.
     """
     ours, theirs = ([item.answers[name] for item in items] for name in (arm, base))
-    timed = [(a.decode_s, b.decode_s) for a, b in zip(ours, theirs) if a.decode_s and b.decode_s]
-    totals = [sum(column) for column in zip(*timed)]
+    timed = [(a, b) for a, b in zip(ours, theirs) if a.decode_s and b.decode_s]
+    totals = [sum(answer.decode_s for answer in column) for column in zip(*timed)]
     differing = [item.index for item, a, b in zip(items, ours, theirs) if a.answer != b.answer]
     return {
         "items_timed": len(timed),
-        "decode_ratio": spread(ratios([b for _, b in timed], [a for a, _ in timed])),
+        "decode_ratio": spread([b.decode_s / a.decode_s for a, b in timed]),
+        "decode_ratio_where_same": spread([b.decode_s / a.decode_s for a, b in timed if a.answer == b.answer]),
+        "token_ratio": spread([b.decode_s / b.tokens / (a.decode_s / a.tokens) for a, b in timed]),
         "decode_ratio_of_totals": round(totals[1] / totals[0], 3) if timed else None,
         "same_answer": round(1 - len(differing) / len(items), 4),
         "differing_items": differing,

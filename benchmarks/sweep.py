@@ -90,7 +90,7 @@ def arms_of(model, policies: dict[str, tuple[float, ...]], block_sizes: Sequence
 
 def points(items: Sequence[Item], found: Sequence[Setting]) -> list[dict]:
     """What each setting costs and gives, beside AR."""
-    made = []
+    made, told = [], ("decode_ratio", "token_ratio", "same_answer", "accuracy_difference")
     for setting in found:
         beside, own = versus(items, setting, AR), cost(items, setting)
         made.append(
@@ -103,7 +103,7 @@ def points(items: Sequence[Item], found: Sequence[Setting]) -> list[dict]:
                 "tokens_per_forward": own["tokens_per_forward"],
                 "prefill_s": own["prefill_s"],
                 "decode_s": own["decode_s"],
-                **{name: beside[name] for name in ("decode_ratio", "same_answer", "accuracy_difference")},
+                **{name: beside[name] for name in told},
             }
         )
     return [{**point, "best": not any(_beats(other, point) for other in made)} for point in made]
@@ -124,7 +124,7 @@ def table(report: dict) -> str:
             f"## {family}, {report['limit']} items",
             "",
             "| policy | block | tokens per forward | accuracy | accuracy less AR [95 %] "
-            "| decoding, times AR (25–75 %) | the same as AR |",
+            "| speed per token, times AR (25–75 %) | the same as AR |",
             "|---|---|---|---|---|---|---|",
             f"| AR | 1 | {ar['tokens_per_forward']:.2f} | {ar['accuracy']:.4f} | | 1 | |",
         ]
@@ -137,7 +137,7 @@ def _row(point: dict) -> str:
     name = f"{point['policy']} {point['parameter']}={point['value']:g}{' *' if point['best'] else ''}"
     return (
         f"| {name} | {point['block_size']} | {point['tokens_per_forward']:.2f} | {point['accuracy']:.4f} "
-        f"| {interval(point['accuracy_difference'])} | {ranged(point['decode_ratio'])} "
+        f"| {interval(point['accuracy_difference'])} | {ranged(point['token_ratio'])} "
         f"| {100 * point['same_answer']:.0f} % |"
     )
 

@@ -62,12 +62,21 @@ def test_versus_made_up_answers():
     assert found["items_timed"] == 3  # the last one's block answer came with its first pass
     assert found["decode_ratio"] == {"median": 4.0, "q25": 3.0, "q75": 5.0}
     assert found["decode_ratio_of_totals"] == 4.5
+    assert found["token_ratio"] == found["decode_ratio"]  # as many tokens on either side
+    assert found["decode_ratio_where_same"] == {"median": 3.0, "q25": 2.5, "q75": 3.5}
     assert found["accuracy_difference"]["difference"] == -1 / 16
     assert (found["same_answer"], found["differing_items"]) == (0.75, [2])
     turned = versus(MADE, "ar", "block")
     assert turned["decode_ratio"]["median"] == 0.25 and turned["accuracy_difference"]["difference"] == 1 / 16
     nothing = versus(MADE[3:], "block", "ar")
     assert nothing["decode_ratio"] is None and nothing["decode_ratio_of_totals"] is None
+
+
+def test_a_way_that_says_less_is_not_faster_per_token():
+    answers = {"block": answer("block", 2, 2, 1.0, "a"), "ar": answer("ar", 8, 8, 4.0, "a b c")}
+    found = versus([Item(0, answers, {"block": (1, 1, 1), "ar": (1, 1, 1)})], "block", "ar")
+    assert found["decode_ratio"]["median"] == 4.0 and found["token_ratio"]["median"] == 1.0
+    assert found["decode_ratio_where_same"] is None
 
 
 def test_every_arm_answers_every_item_and_the_order_turns(monkeypatch):

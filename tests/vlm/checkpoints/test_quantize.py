@@ -18,8 +18,8 @@ from vlm.generation.request import Request
 
 KINDS = ("int8", "nf4")
 # Relative error of the logits less their mean, about twice what was measured: eight-bit activations and weights;
-# four-bit weights, each within 8 % or so.
-LOGIT_ERROR = {"int8": 0.06, "nf4": 0.3}
+# four-bit weights.
+LOGIT_ERROR = {"int8": 0.12, "nf4": 0.4}
 # Largest distance from a number in [-1, 1] to the nearest of the 16 nf4 values, which lie closest around zero.
 NF4_HALF_GAP = (1 - 0.6961928) / 2
 

@@ -97,7 +97,8 @@ def test_requests_join_a_running_batch():
 def test_a_grammar_holds_in_every_mode_whatever_the_weights(mode):
     model, processor = tiny_model(scale=8.0)
     tokenizer, found = processor.tokenizer, set()
-    settings = {"mode": mode, "max_new_tokens": 24, "eos_token_id": tokenizer.eos_token_id, "threshold": 0.05, "temperature": 2.0}
+    settings = {"mode": mode, "max_new_tokens": 24, "threshold": 0.05, "temperature": 2.0}
+    settings["eos_token_id"] = tokenizer.eos_token_id
     words = ["star", "small", "circle", "red", "blue", "green"]
     extra = {"grammar": Grammar.choices(words), "tokenizer": tokenizer}
     for state in answer(model, prompts(24, seed=9), greedy(**settings), **extra):
