@@ -11,24 +11,16 @@ import logging
 import sys
 from argparse import ArgumentError
 
-from jsonargparse import ArgumentParser, set_parsing_settings
-
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about kernels that training does not use
 
-from vlm.noise import BetaCurriculum, Uniform  # noqa: E402
-from vlm.training.recipe import Recipe  # noqa: E402
+from vlm.training.recipe import read_recipe  # noqa: E402
 from vlm.training.run import run  # noqa: E402
 from vlm.training.trainer import NonFiniteLoss  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
-    set_parsing_settings(subclasses_enabled=[Uniform, BetaCurriculum])  # so that a printed recipe names its schedule
-    parser = ArgumentParser(description=__doc__.splitlines()[0], exit_on_error=False)
-    parser.add_argument("--config", action="config", help="a YAML recipe; later arguments override it")
-    parser.add_class_arguments(Recipe, None)
     try:
-        recipe = parser.instantiate(parser.parse_args(argv))
-        run(Recipe(**{name: recipe[name] for name in Recipe.__dataclass_fields__}))
+        run(read_recipe(argv, __doc__.splitlines()[0]))
     except (ArgumentError, ValueError, OSError, NonFiniteLoss) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -47,6 +47,7 @@ class VLMForBlockDiffusion(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = None
+    _tied_weights_keys = {}  # none of ours; given a dict, peft also asks the language model for its own
 
     def __init__(self, config: VLMConfig):
         super().__init__(config)

@@ -1,1 +1,1 @@
-"""Checkpoints: loading one, and making a trained one the embedded model."""
+"""Checkpoints: loading one, merging an adapter into one, and making a trained one the embedded model."""

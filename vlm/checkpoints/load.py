@@ -69,7 +69,7 @@ def load(
     except (*_UNUSABLE, SafetensorError) as error:
         raise CheckpointError(f"{source}: not a usable checkpoint ({_one_line(error)})") from error
     if adapter is not None:
-        loaded = _merged(loaded, adapter)
+        loaded = merged(loaded, adapter)
     loaded = loaded.to(device).eval()
     return (loaded if quantize is None else quantized(loaded, quantize)), processor
 
@@ -117,7 +117,8 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
 
 
-def _merged(model: VLMForBlockDiffusion, adapter: str) -> VLMForBlockDiffusion:
+def merged(model: VLMForBlockDiffusion, adapter: str) -> VLMForBlockDiffusion:
+    """``model`` with the weights of a PEFT adapter directory added to its own; CheckpointError if they do not fit."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (Path(adapter) / name).is_file():
             raise CheckpointError(f"{adapter}: no {name}, not an adapter directory")

@@ -34,8 +34,9 @@ class Metrics(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.rows += self.trainer.update_rows  # the tokens of "tokens per second": clean and noisy, without padding
-        if state.global_step % args.save_steps == 0:
-            control.should_log = True  # the mean of the logged loss restarts where a resumed run starts
+        # The mean of the logged loss restarts where a resumed run starts; the NELBO stands beside a loss.
+        if state.global_step % args.save_steps == 0 or self._measures(state):
+            control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:
@@ -43,9 +44,14 @@ class Metrics(TrainerCallback):
         now = time.perf_counter()
         logs.pop("epoch", None)  # the stream has none
         logs.update(self.trainer.last, tokens_per_second=round(self.rows / (now - self.since), 1))
-        self.rows, self.since = 0, now
+        if self._measures(state):
+            logs["nelbo"] = self.trainer.nelbo()
+        self.rows, self.since = 0, time.perf_counter()
         with self.path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+    def _measures(self, state) -> bool:
+        return state.global_step % self.trainer.recipe.eval_steps == 0
 
 
 def _step(line: str) -> float:

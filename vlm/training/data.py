@@ -12,11 +12,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from data_pipelines import playground
 from data_pipelines.batching import length_buckets
-from data_pipelines.playground.base import Item, stream
+from data_pipelines.playground.base import Item, Split, stream
 from data_pipelines.record import Message, image_part, text_part, video_part
+from vlm.config import DiffusionTraits
 from vlm.layout import Layout, build_layout
 from vlm.processor import Encoded, VLMProcessor
-from vlm.training.recipe import DataRecipe, Phase
+from vlm.training.curricula import Phase, draw_block_size
+from vlm.training.recipe import DataRecipe
 
 
 @dataclass
@@ -55,10 +57,11 @@ class PlaygroundStream(IterableDataset):
         recipe: mixture, block sizes and batch budget.
         processor, traits: how to tokenise and lay out.
         seed: of everything drawn here.
+        split: of the playground.
     """
 
-    def __init__(self, recipe: DataRecipe, processor: VLMProcessor, traits, seed: int):
-        self.recipe, self.processor, self.traits, self.seed = recipe, processor, traits, seed
+    def __init__(self, recipe: DataRecipe, processor: VLMProcessor, traits, seed: int, split: Split = "train"):
+        self.recipe, self.processor, self.traits, self.seed, self.split = recipe, processor, traits, seed, split
         self.start = (0, 0)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -76,7 +79,7 @@ class PlaygroundStream(IterableDataset):
         """The batches of one window, in their seeded order."""
         size = self.recipe.window
         samples = (self.sample(i) for i in range(number * size, (number + 1) * size))
-        return length_buckets(samples, _rows, self.recipe.rows_per_batch, size, seed=self.seed + number)
+        return length_buckets(samples, n_rows, self.recipe.rows_per_batch, size, seed=self.seed + number)
 
     def sample(self, index: int) -> Prepared:
         """Sample ``index`` of the stream, whatever was drawn before it."""
@@ -85,25 +88,15 @@ class PlaygroundStream(IterableDataset):
         names, weights = list(phase.weights), np.array(list(phase.weights.values()))
         family = names[rng.choice(len(names), p=weights / weights.sum())]
         turns = int(rng.integers(phase.turns[0], phase.turns[1] + 1))
-        item = playground.FAMILIES[family](stream(family, "train", self.seed, index), "train", turns, phase.max_side)
+        item = playground.FAMILIES[family](
+            stream(family, self.split, self.seed, index), self.split, turns, phase.max_side
+        )
         messages, media = chat(item)
         encoded = self.processor.encode(messages, media)
         encoded.id = f"{family}/{index}"
-        return self.lay_out(encoded, rng)
-
-    def lay_out(self, encoded: Encoded, rng: np.random.Generator) -> Prepared:
-        sizes, shares = list(self.recipe.block_sizes), np.array(list(self.recipe.block_sizes.values()))
-        block_size = int(sizes[rng.choice(len(sizes), p=shares / shares.sum())])
-        layout = build_layout(
-            encoded.input_ids,
-            encoded.is_answer,
-            block_size=block_size,
-            traits=self.traits,
-            end_token_id=self.processor.tokenizer.eos_token_id,
-            views=self.recipe.views,
-            last_block=self.recipe.last_block,
-        )
-        return Prepared(encoded, layout, block_size)
+        growth = self.recipe.growth  # the size is drawn later; the largest bounds a batch's rows
+        size = growth.sizes[-1] if growth else draw_block_size(self.recipe.block_sizes, rng)
+        return lay_out(encoded, size, self.recipe, self.traits, self.processor.tokenizer.eos_token_id)
 
     def phase(self, index: int) -> Phase:
         for phase in self.recipe.phases:
@@ -113,7 +106,21 @@ class PlaygroundStream(IterableDataset):
         return self.recipe.phases[-1]
 
 
-def _rows(sample: Prepared) -> int:
+def lay_out(encoded: Encoded, block_size: int, recipe: DataRecipe, traits: DiffusionTraits, end: int) -> Prepared:
+    """Training rows of one tokenised sample; ``end`` is the token that fills an answer's last block."""
+    layout = build_layout(
+        encoded.input_ids,
+        encoded.is_answer,
+        block_size=block_size,
+        traits=traits,
+        end_token_id=end,
+        views=recipe.views,
+        last_block=recipe.last_block,
+    )
+    return Prepared(encoded, layout, block_size)
+
+
+def n_rows(sample: Prepared) -> int:
     return len(sample.layout.ids)
 
 

@@ -4,6 +4,8 @@ Muon (K. Jordan, 2024) orthogonalises each matrix's momentum; on small models tr
 tokens than AdamW. It is meant for hidden matrices only: embeddings, norms, convolutions and the projector use AdamW.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon
@@ -56,12 +58,13 @@ def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimi
 
 
 def _groups(parameters: dict[str, nn.Parameter], recipe: OptimRecipe) -> list[dict]:
-    """Matrices and vectors apart, and the vision tower apart where it has a learning rate of its own."""
-    own = recipe.vision_lr is not None
-    parts = {True: recipe.vision_lr, False: recipe.lr} if own else {False: recipe.lr}
+    """Matrices and vectors apart, and so is each part of the model that has a learning rate of its own."""
+    own = {"vision_tower": recipe.vision_lr, "projector": recipe.projector_lr}
+    rates = {**{part: lr for part, lr in own.items() if lr is not None}, "": recipe.lr}
     groups = []
-    for in_vision, lr in parts.items():
-        mine = {n: p for n, p in parameters.items() if not own or n.startswith("vision_tower") == in_vision}
+    for part, lr in rates.items():
+        others = [name for name in rates if name and name != part]
+        mine = {n: p for n, p in parameters.items() if n.startswith(part) and n.split(".")[0] not in others}
         decayed = [p for n, p in mine.items() if p.ndim >= 2 and "embed" not in n]
         kept = [p for n, p in mine.items() if p.ndim < 2 or "embed" in n]
         groups.append({"params": decayed, "lr": lr, "weight_decay": recipe.weight_decay})
@@ -70,11 +73,13 @@ def _groups(parameters: dict[str, nn.Parameter], recipe: OptimRecipe) -> list[di
 
 
 def warmup_stable_decay(recipe: OptimRecipe, max_steps: int):
-    """Learning-rate factor of a step: linear up, constant, linear down to zero over the last ``decay_steps``."""
+    """Learning-rate factor of a step: linear up, constant, down to zero over the last ``decay_steps``."""
 
     def factor(step: int) -> float:
         up = (step + 1) / max(recipe.warmup_steps, 1)
         down = (max_steps - step) / max(recipe.decay_steps, 1)
+        if recipe.decay == "cosine":
+            down = (1 - math.cos(math.pi * max(0.0, min(1.0, down)))) / 2
         return max(0.0, min(1.0, up, down))
 
     return factor

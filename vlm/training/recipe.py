@@ -4,16 +4,19 @@ One YAML file a recipe. Every field has a default that stands for the plain choi
 distinguishes it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from data_pipelines.playground import FAMILIES
+from jsonargparse import ArgumentParser, set_parsing_settings
+
 from data_pipelines.playground.dense import PAGES
 from vision_encoders.config import nearest
+from vlm.checkpoints.quantize import Kind
 from vlm.config import TRAIT_NAMES
 from vlm.layout import LastBlock
 from vlm.noise import PUBLISHED, BetaCurriculum, Corruption, Level, Published, Uniform
 from vlm.objective import Normaliser, Weighting
+from vlm.training.curricula import PARTS, Growth, Part, Phase, Stage
 from vlm.training.precision import Precision
 
 
@@ -73,34 +76,6 @@ class TowerRecipe:
 
 
 @dataclass
-class Phase:
-    """A stretch of the data stream with its own mixture.
-
-    Args:
-        samples: how many samples it lasts; the last phase goes on for ever.
-        weights: share of each playground family, any positive numbers.
-        max_side: largest picture side in pixels.
-        turns: fewest and most question-answer turns about one picture.
-    """
-
-    samples: int
-    weights: dict[str, float]
-    max_side: int = 256
-    turns: tuple[int, int] = (1, 4)
-
-    def __post_init__(self):
-        if not 1 <= self.turns[0] <= self.turns[1]:
-            raise ValueError(f"a phase's turns {list(self.turns)} must be the fewest and the most turns, from 1")
-        for name, weight in self.weights.items():
-            if name not in FAMILIES:
-                raise ValueError(f"unknown playground family {name!r}; {nearest(name, FAMILIES)}")
-            if weight <= 0:
-                raise ValueError(f"the weight of family {name!r} must be positive, not {weight}")
-        if not self.weights:
-            raise ValueError("a phase needs the weight of at least one playground family")
-
-
-@dataclass
 class DataRecipe:
     """The playground stream and how it is cut into batches.
 
@@ -113,6 +88,7 @@ class DataRecipe:
         views: noisy views of every sample.
         last_block: ``fill`` completes an answer's last block with end tokens, ``truncate`` leaves it short.
         row_capacity: samples of a batch share rows up to this many rows; None gives each sample its own.
+        growth: block sizes that grow with progress; they take the place of ``block_sizes``.
     """
 
     phases: list[Phase] = field(default_factory=lambda: [Phase(0, {"scene_chat": 1.0})])
@@ -123,6 +99,12 @@ class DataRecipe:
     views: int = 1
     last_block: LastBlock = "fill"
     row_capacity: int | None = None
+    growth: Growth | None = None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Every block size that training will see."""
+        return list(self.growth.sizes if self.growth else self.block_sizes)
 
     def __post_init__(self):
         if not self.phases:
@@ -201,8 +183,11 @@ class OptimRecipe:
         vision_lr: peak learning rate of the vision tower; None means ``lr``.
         vision_start: the vision tower is frozen before this step.
         weight_decay: decoupled, on matrices only.
-        warmup_steps, decay_steps: linear warm-up, constant, then linear decay to zero over the last ``decay_steps``.
+        warmup_steps, decay_steps: linear warm-up, constant, then decay to zero over the last ``decay_steps``.
         max_grad_norm: longer gradients are clipped to this length.
+        projector_lr: peak learning rate of the projector; None means ``lr``.
+        frozen: parts that do not train at all.
+        decay: ``linear``, or ``cosine``: half a wave.
     """
 
     name: Literal["muon", "adamw"] = "adamw"
@@ -214,6 +199,50 @@ class OptimRecipe:
     warmup_steps: int = 100
     decay_steps: int = 500
     max_grad_norm: float = 1.0
+    projector_lr: float | None = None
+    frozen: list[Part] = field(default_factory=list)
+    decay: Literal["linear", "cosine"] = "linear"
+
+    def __post_init__(self):
+        later = {"vision_tower"} if self.vision_start else set()
+        if set(PARTS) <= {*self.frozen, *later}:
+            raise ValueError(f"optim.frozen {self.frozen} leaves no part to train from the first step")
+        if self.name == "muon" and "language_model" in self.frozen:
+            raise ValueError(
+                "optim.name 'muon' trains the language model's matrices, but optim.frozen names that part"
+            )
+
+
+@dataclass
+class AdapterRecipe:
+    """A low-rank adapter that trains in the model's stead (`vlm.training.adapters`).
+
+    Args:
+        rank: of the two factors beside a linear layer.
+        alpha: their product is scaled by ``alpha / rank``.
+        dropout: of the factors' input.
+        targets: regular expression of the full names of the linear layers.
+        train_projector: the projector trains whole, and is saved with the adapter.
+        train_tokens: tokens whose embeddings train too, such as a mask token that the model did not have.
+        quantize: ``nf4`` keeps the decoder's own weights in 4 bits (QLoRA).
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: str = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
+    train_projector: bool = False
+    train_tokens: list[str] = field(default_factory=list)
+    quantize: Kind | None = None
+
+    def __post_init__(self):
+        _at_least_one(self, "adapter.", ("rank", "alpha"))
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"adapter.dropout {self.dropout} must lie in [0, 1)")
+        if self.quantize not in (None, "nf4"):
+            raise ValueError(
+                f"adapter.quantize {self.quantize!r} does not train: only nf4 passes gradients everywhere"
+            )
 
 
 @dataclass
@@ -227,7 +256,12 @@ class Recipe:
         log_steps: steps between lines of metrics.
         accumulation: micro-batches per optimiser step.
         seed: of weights, data order, noise and block sizes.
-        init_from: directory of a model to start from; None builds one from ``model`` and warms its tower up.
+        init_from: directory of a model to start from, or ``embedded``; None builds one from ``model`` and warms its
+            tower up, or with an adapter starts from the embedded model.
+        adapter: trains an adapter of the model, everything else frozen; None trains the model itself.
+        eval_steps: steps between measurements of the nominal NELBO on a fixed held-out batch (`vlm.training.heldout`).
+        stages: runs in a row, each from where the one before ended (`vlm.training.curricula.Stage`); ``max_steps`` is
+            the sum of their steps, and ``optim``'s warm-up and decay are the same shares of a stage as of the whole.
         precision: of matrix products; ``auto`` is bf16 where the machine is quick at it, fp32 elsewhere.
     """
 
@@ -237,6 +271,7 @@ class Recipe:
     noise: NoiseRecipe = field(default_factory=NoiseRecipe)
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     optim: OptimRecipe = field(default_factory=OptimRecipe)
+    adapter: AdapterRecipe | None = None
     output_dir: str = "runs/demo"
     init_from: str | None = None
     max_steps: int = 1000
@@ -245,14 +280,79 @@ class Recipe:
     accumulation: int = 1
     seed: int = 0
     precision: Precision = "auto"
+    eval_steps: int = 100
+    stages: list[Stage] = field(default_factory=list)
 
     def __post_init__(self):
-        _at_least_one(self, "", ("max_steps", "save_steps", "log_steps", "accumulation"))
+        _at_least_one(self, "", ("max_steps", "save_steps", "log_steps", "accumulation", "eval_steps"))
         if self.noise.complementary and self.data.views % 2:
             raise ValueError(f"noise.complementary needs an even number of data.views, not {self.data.views}")
+        if self.adapter is not None and (self.stages or self.optim.frozen):
+            named = "stages" if self.stages else "optim.frozen"
+            raise ValueError(f"{named} cannot go with an adapter, which freezes everything but itself")
+        if self.adapter is not None and (self.stages or self.optim.frozen):
+            raise ValueError("adapter goes with neither stages nor optim.frozen: it freezes all but itself")
+        if self.stages:
+            self._check_stages()
+            self.in_stages()  # what is wrong with the last stage is said before the first begins
+
+    def _check_stages(self) -> None:
+        total = sum(stage.steps for stage in self.stages)
+        if self.max_steps != total:
+            raise ValueError(f"max_steps {self.max_steps} must be the sum of the stages' steps, {total}")
+        if self.optim.name != "adamw":
+            raise ValueError(f"stages need optim.name 'adamw', not {self.optim.name!r}: their rates are AdamW's")
+        if self.data.growth and any(stage.block_sizes for stage in self.stages):
+            raise ValueError("data.growth and the block_sizes of a stage exclude each other")
+
+    def in_stages(self) -> "list[Recipe]":
+        """The runs that this one is made of; without stages, the recipe itself. The last has its output directory."""
+        runs, start = [], self.init_from
+        for number, stage in enumerate(self.stages, 1):
+            output = self.output_dir if number == len(self.stages) else f"{self.output_dir}/stage-{number}"
+            changes = {"stages": [], "max_steps": stage.steps, "init_from": start, "output_dir": output}
+            runs.append(replace(self, **changes, **self._in_stage(stage), seed=self.seed + number - 1))
+            start = f"{output}/final"
+        return runs or [self]
+
+    def _in_stage(self, stage: Stage) -> dict[str, Any]:
+        share = stage.steps / self.max_steps
+        optim = replace(
+            self.optim,
+            lr=stage.lr.get("language_model", self.optim.lr),
+            vision_lr=stage.lr.get("vision_tower"),
+            projector_lr=stage.lr.get("projector"),
+            vision_start=0,
+            frozen=[part for part in PARTS if part not in stage.lr],
+            warmup_steps=round(self.optim.warmup_steps * share),
+            decay_steps=round(self.optim.decay_steps * share),
+        )
+        return {
+            "optim": optim,
+            "noise": replace(self.noise, schedule=stage.schedule or self.noise.schedule),
+            "data": replace(
+                self.data,
+                phases=stage.phases or self.data.phases,
+                block_sizes=stage.block_sizes or self.data.block_sizes,
+            ),
+        }
 
 
 def _at_least_one(recipe, prefix: str, names: tuple[str, ...]) -> None:
     for name in names:
         if getattr(recipe, name) < 1:
             raise ValueError(f"{prefix}{name} must be at least 1, not {getattr(recipe, name)}")
+
+
+def read_recipe(argv: list[str] | None, description: str = "") -> Recipe:
+    """The recipe that ``--config FILE`` and overriding arguments describe.
+
+    Raises:
+        argparse.ArgumentError, ValueError: for an unknown key or an impossible value, naming it.
+    """
+    set_parsing_settings(subclasses_enabled=[Uniform, BetaCurriculum])  # so that a printed recipe names its schedule
+    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML recipe; later arguments override it")
+    parser.add_class_arguments(Recipe, None)
+    values = parser.instantiate(parser.parse_args(argv))
+    return Recipe(**{name: values[name] for name in Recipe.__dataclass_fields__})

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers.utils import logging
 
 from vlm import VLMForBlockDiffusion, VLMProcessor
+from vlm.checkpoints.load import EMBEDDED
+from vlm.training.adapters import attach
 from vlm.training.build import build_model, build_processor, train_tokenizer
 from vlm.training.data import PlaygroundStream, tokenizer_texts
 from vlm.training.recipe import Recipe
@@ -15,11 +18,20 @@ from vlm.training.warmup import warm_up
 
 
 def run(recipe: Recipe) -> None:
-    """Train ``recipe``; continues from its newest checkpoint. The final model stands in ``output_dir/final``.
+    """Train ``recipe``; continues from its newest checkpoint. Its model or adapter ends in ``output_dir/final``.
+
+    Earlier stages of a recipe that has some stand in ``output_dir/stage-<n>``.
 
     Raises:
         ValueError: for a recipe that cannot be trained, naming the value.
     """
+    stages = recipe.in_stages()
+    begun = [number for number, stage in enumerate(stages) if checkpoints(Path(stage.output_dir))]
+    for stage in stages[max(begun, default=0) :]:  # a stage begins when the one before it has been saved
+        _run_stage(stage)
+
+
+def _run_stage(recipe: Recipe) -> None:
     logging.disable_progress_bar()  # ours is the only one
     torch.manual_seed(recipe.seed)
     Path(recipe.output_dir).mkdir(parents=True, exist_ok=True)
@@ -36,7 +48,7 @@ def run(recipe: Recipe) -> None:
         raise ValueError(
             "ar_mode true needs ar_weight above 0: the checkpoint would claim a mode it was not trained for"
         )
-    untrained = sorted(set(recipe.data.block_sizes) - set(traits.trained_block_sizes))
+    untrained = sorted(set(recipe.data.sizes) - set(traits.trained_block_sizes))
     if untrained:
         raise ValueError(
             f"data.block_sizes {untrained} are not among the model's trained_block_sizes "
@@ -47,20 +59,33 @@ def run(recipe: Recipe) -> None:
     trainer.resume()
     final = Path(recipe.output_dir) / "final"
     trainer.model.save_pretrained(final)
-    processor.save_pretrained(final)
+    if recipe.adapter is None:  # an adapter uses its base's
+        processor.save_pretrained(final)
     os.sync()
 
 
-def _model(recipe: Recipe) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
-    """The newest checkpoint's model, ``init_from``'s, or a new one."""
+def _model(recipe: Recipe) -> tuple[VLMForBlockDiffusion | PeftModel, VLMProcessor]:
+    """The newest checkpoint's model, ``init_from``'s, or a new one; with an adapter, always ``init_from``'s."""
     found = checkpoints(Path(recipe.output_dir))
-    source = str(found[-1]) if found else recipe.init_from
+    newest = found[-1] if found else None
+    if recipe.adapter is not None:
+        model, processor = _loaded(recipe.init_from or "embedded")
+        return attach(model, processor.tokenizer, recipe.adapter, newest), processor
+    source = str(newest) if newest else recipe.init_from
     if source is not None:
-        if not Path(source).is_dir():
-            raise ValueError(f"{source}: no such model directory")
-        return VLMForBlockDiffusion.from_pretrained(source, dtype=torch.float32), VLMProcessor.from_pretrained(source)
+        return _loaded(source)
     tokenizer = train_tokenizer(tokenizer_texts(recipe.data, recipe.seed), recipe.model.vocab_size)
     model = build_model(recipe.model, tokenizer, recipe.seed)
     if recipe.tower.steps:
         warm_up(model.vision_tower, recipe)
     return model, build_processor(model, tokenizer)
+
+
+def _loaded(source: str) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
+    path = EMBEDDED if source == "embedded" else Path(source)
+    if not path.is_dir():
+        raise ValueError(f"{source}: no such model directory")
+    if (path / "adapter_config.json").exists():  # transformers would look for its base and go on
+        raise ValueError(f"{source}: an adapter, not a model; python -m vlm.checkpoints.merge makes one of it")
+    model = VLMForBlockDiffusion.from_pretrained(str(path), dtype=torch.float32)
+    return model, VLMProcessor.from_pretrained(str(path))

@@ -8,20 +8,26 @@ stream restarts at its position instead of being replayed.
 import json
 import os
 import shutil
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import unwrap_peft_model
 
 from vlm.model import VLMForBlockDiffusion
+from vlm.noise import noise_rng
 from vlm.objective import weighted_cross_entropy
 from vlm.processor import VLMProcessor
 from vlm.training.callbacks import Metrics, ProgressLine
 from vlm.training.collate import IGNORED, collate, noise_sample, noise_tokens, rows_of
-from vlm.training.data import Batch, PlaygroundStream
+from vlm.training.curricula import draw_block_size, frozen_parts
+from vlm.training.data import Batch, PlaygroundStream, Prepared, lay_out
+from vlm.training.heldout import heldout_batches
 from vlm.training.optim import build_optimizer, warmup_stable_decay
-from vlm.training.precision import uses_bf16
+from vlm.training.precision import autocast, uses_bf16
 from vlm.training.recipe import Recipe
 
 POSITION_FILE = "data_position.json"
@@ -47,8 +53,11 @@ class BlockDiffusionTrainer(Trainer):
         self.tokens = noise_tokens(processor.tokenizer, model.config.traits, recipe.noise)
         self.position = (0, 0)  # of the last batch consumed
         self.last: dict[str, float] = {}
+        self.frozen: set[str] = set()  # of this update
         self._partial = False
         self._rng_from: str | None = None
+        for part in recipe.optim.frozen:
+            getattr(model, part).requires_grad_(False)
         super().__init__(model=model, args=_arguments(recipe), train_dataset=dataset, processing_class=processor)
         self.model_accepts_loss_kwargs = True  # losses are normalised over the whole update already
         self.progress = ProgressLine(self)
@@ -65,7 +74,7 @@ class BlockDiffusionTrainer(Trainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model, self.recipe.optim)
+            self.optimizer = build_optimizer(unwrap_peft_model(self.model), self.recipe.optim)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
@@ -82,9 +91,12 @@ class BlockDiffusionTrainer(Trainer):
             self._load_rng_state(self._rng_from)
             self._rng_from = None
         step, tokens = self.state.global_step, self.tokens
-        self.model.vision_tower.requires_grad_(step >= self.recipe.optim.vision_start)
-        progress = min(1.0, step / self.recipe.max_steps)
         recipe, pad = self.recipe, self.processor.tokenizer.pad_token_id
+        base = {"vision_tower"} if recipe.adapter is not None else set()  # an adapter leaves it as it is
+        self.frozen = frozen_parts(recipe.optim.frozen, recipe.optim.vision_start, step) | base
+        self.model.vision_tower.requires_grad_("vision_tower" not in self.frozen)
+        progress = min(1.0, step / recipe.max_steps)
+        gathered = [replace(batch, samples=self._resized(batch.samples, step, progress)) for batch in gathered]
         noised = [
             [noise_sample(s, tokens, recipe.noise, recipe.objective, recipe.seed, step, progress) for s in b.samples]
             for b in gathered
@@ -100,20 +112,24 @@ class BlockDiffusionTrainer(Trainer):
         batches = [collate(b.samples, n, pad, capacity) for b, n in zip(gathered, noised)]
         return batches, self.totals["diffusion"]
 
+    def _resized(self, samples: list[Prepared], step: int, progress: float) -> list[Prepared]:
+        """The samples at the block sizes that growth draws for this update."""
+        data, traits, end = self.recipe.data, self.model.config.traits, self.processor.tokenizer.eos_token_id
+        if data.growth is None:
+            return samples
+        shares = data.growth.block_sizes(progress)
+        rngs = [noise_rng(self.recipe.seed, step, s.encoded.id, view=0) for s in samples]  # noise has views from 1
+        sizes = [draw_block_size(shares, rng) for rng in rngs]
+        return [lay_out(sample.encoded, size, data, traits, end) for sample, size in zip(samples, sizes)]
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        rows, shift = rows_of(inputs), self.model.config.traits.prediction_shift
+        for part in self.frozen:
+            getattr(self.model, part).eval()  # its running statistics must not move either
         targets, weights = inputs["targets"].flatten(), inputs["weights"].flatten()
         next_targets = inputs["next_targets"].flatten()
         masked = torch.nonzero(targets != IGNORED).squeeze(-1)  # [S] rows to be predicted
         nexts = torch.nonzero(next_targets != IGNORED).squeeze(-1)  # [N] clean rows that predict
-        media = {k: inputs[k] for k in ("pixel_values", "pixel_values_videos") if k in inputs}
-        logits = model(
-            input_ids=inputs["ids"],
-            rows=rows,
-            source=inputs["source"],
-            logits_at=torch.cat([masked - shift, nexts]),
-            **media,
-        ).logits  # [S + N, V]
+        logits = self._logits(model, inputs, torch.cat([masked - self.shift, nexts]))  # [S + N, V]
         diffusion = weighted_cross_entropy(
             logits[: len(masked)], targets[masked], weights[masked], self.totals["diffusion"]
         )
@@ -125,6 +141,35 @@ class BlockDiffusionTrainer(Trainer):
         self.last["diffusion_loss"] += diffusion.item()
         self.last["ar_loss"] += ar.item()
         return loss
+
+    @property
+    def shift(self) -> int:
+        return self.model.config.traits.prediction_shift
+
+    def _logits(self, model, inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
+        """Logits [S, V] at flat row indices ``at`` [S] of a micro-batch."""
+        media = {k: inputs[k] for k in ("pixel_values", "pixel_values_videos") if k in inputs}
+        rows, source = rows_of(inputs), inputs["source"]
+        return model(input_ids=inputs["ids"], rows=rows, source=source, logits_at=at, **media).logits
+
+    @cached_property
+    def heldout(self) -> tuple[list[dict[str, torch.Tensor]], float]:
+        return heldout_batches(self.recipe.data, self.processor, self.model.config.traits)
+
+    @torch.no_grad()
+    def nelbo(self) -> float:
+        """The nominal NELBO of the fixed held-out batch, nats a supervised slot (`vlm.training.heldout`)."""
+        batches, slots = self.heldout
+        model, was_training, total = self.model_wrapped, self.model.training, 0.0
+        model.eval()
+        for batch in map(self._prepare_inputs, batches):
+            targets, weights = batch["targets"].flatten(), batch["weights"].flatten()
+            masked = torch.nonzero(targets != IGNORED).squeeze(-1)  # [S]
+            with autocast(self.recipe.precision):
+                logits = self._logits(model, batch, masked - self.shift)  # [S, V]
+            total += weighted_cross_entropy(logits, targets[masked], weights[masked], slots).item()
+        model.train(was_training)
+        return total
 
     def _get_output_dir(self, trial) -> str:
         base = super()._get_output_dir(trial)

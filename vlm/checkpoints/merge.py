@@ -1,0 +1,97 @@
+"""Merge an adapter into its model: a checkpoint that needs no adapter beside it.
+
+    python -m vlm.checkpoints.merge runs/lora/final --output runs/lora/merged
+    python -m vlm.checkpoints.merge runs/qlora/final --output runs/qlora/merged --base-quantize nf4
+
+A QLoRA adapter was trained beside nf4 weights and makes up for their rounding. With ``--base-quantize nf4`` it is
+added to those weights, dequantised, and the checkpoint is the model that was trained; without, to the original
+weights, and the checkpoint is a little off it. Either way the result is in float32.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from vlm.checkpoints.load import CheckpointError, load, merged
+from vlm.checkpoints.quantize import quantize
+from vlm.model import VLMForBlockDiffusion
+
+
+def merge(adapter: str, output: str, model: str | None = None, base_quantize: Literal["nf4"] | None = None) -> None:
+    """Write the model that ``adapter`` makes of its base to the new directory ``output``.
+
+    Args:
+        adapter: a PEFT directory.
+        output: does not exist yet.
+        model: the base, a checkpoint directory or ``embedded``; None takes the one that the adapter names.
+        base_quantize: ``nf4`` rounds the base's decoder as QLoRA's training did.
+
+    Raises:
+        CheckpointError: adapter, base or output cannot be used; one line that names it.
+    """
+    target = Path(output)
+    if target.exists():
+        raise CheckpointError(f"{output}: exists already")
+    source = _base_of(adapter) if model is None else model
+    base, processor = load(None if source == "embedded" else source, dtype=torch.float32, device="cpu")
+    result = merged(base if base_quantize is None else rounded(base), adapter)
+    fresh = target.with_name(target.name + ".partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    result.save_pretrained(fresh)
+    processor.save_pretrained(fresh)
+    fresh.rename(target)
+
+
+def rounded(model: VLMForBlockDiffusion) -> VLMForBlockDiffusion:
+    """``model`` with plain linear layers that hold what nf4 keeps of its decoder's weights; changes it in place."""
+    quantize(model, "nf4")
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    decoder = model.language_model.get_decoder()
+    for name, module in list(decoder.named_modules()):
+        if isinstance(module, Linear4bit):
+            plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+            plain.weight = nn.Parameter(dequantize_4bit(module.weight.data, module.weight.quant_state))
+            plain.bias = module.bias
+            decoder.set_submodule(name, plain)
+    return model
+
+
+def _base_of(adapter: str) -> str:
+    """The base that an adapter's own configuration names."""
+    try:
+        named = json.loads((Path(adapter) / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{adapter}: no readable adapter_config.json, not an adapter directory") from error
+    if not named or not Path(named).is_dir():
+        raise CheckpointError(f"{adapter}: its base {named!r} is not here; name it with --model")
+    return named
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m vlm.checkpoints.merge", description=__doc__.splitlines()[0])
+    parser.add_argument("adapter", help="a PEFT directory, such as a LoRA run's final/")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the new checkpoint")
+    parser.add_argument("--model", metavar="DIR", help="the base, or 'embedded'; default: the one the adapter names")
+    parser.add_argument("--base-quantize", choices=["nf4"], help="merge into the base as QLoRA rounded it")
+    arguments = parser.parse_args(argv)
+    logging.disable_progress_bar()
+    try:
+        merge(**vars(arguments))
+    except (ValueError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    print(arguments.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

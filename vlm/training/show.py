@@ -1,0 +1,224 @@
+"""Training rows of samples as one web page: what the model reads, what it must predict, where blocks begin and end.
+
+python -m vlm.training.show data.jsonl
+python -m vlm.training.show --config configs/demo.yaml --noise 0.7 --output rows.html
+
+The deciding choice: the page is drawn from the layout that training uses, row by row, and from masks at one given
+noise level, so that it cannot disagree with what is trained. It holds no script and loads nothing from elsewhere.
+"""
+
+import argparse
+import base64
+import html
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.errors import DataError
+from data_pipelines.media import open_media
+from data_pipelines.readers import BadLine, read
+from vlm.checkpoints.load import EMBEDDED
+from vlm.config import DiffusionTraits, VLMConfig
+from vlm.layout import Layout
+from vlm.noise import draw_masks, noise_rng
+from vlm.processor import VLMProcessor
+from vlm.training.data import PlaygroundStream, Prepared, lay_out
+from vlm.training.recipe import DataRecipe, Recipe, read_recipe
+
+THUMBNAIL = 160  # pixels
+SHORTEST_RUN = 4  # as many vision rows or more in a run become one cell
+STYLE = """
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
+body { max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h2 { margin-top: 2.5rem; } h3 { margin-bottom: .3rem; font-size: 1rem; }
+img { height: 7rem; margin-right: .5rem; }
+.rows { font: 13px/2 ui-monospace, monospace; }
+.rows span { padding: .15rem .2rem; white-space: pre; border-radius: 2px; }
+.block { display: inline; border-left: 2px solid #d33; border-right: 2px solid #d33; margin-right: .15rem; }
+.prompt { color: GrayText; }
+.vision { background: #8884; }
+.next { background: #2a73; }
+.shown { background: #48c4; }
+.hidden { background: #d80; color: #000; font-weight: 600; }
+.fill { text-decoration: underline dotted; }
+"""
+LEGEND = {
+    "prompt": "read only",
+    "vision": "vision",
+    "next": "clean answer: trained by the next-token loss, where the recipe has it",
+    "shown": "supervised slot, shown at this noise",
+    "hidden": "supervised slot, masked at this noise (the token it must predict)",
+    "shown fill": "fill behind an answer",
+}
+
+
+def rows_page(samples: list[tuple[Prepared, list[Image.Image]]], tokenizer, traits: DiffusionTraits, t: float) -> str:
+    """The page for samples with their pictures, masks drawn with probability ``t`` a supervised slot."""
+    legend = " ".join(f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in LEGEND.items())
+    facts = (
+        f"{traits.context_attention} context, shift {traits.prediction_shift}, blocks from the {traits.block_origin}"
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Training rows</title>'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        'img-src data:">'
+        f"<style>{STYLE}</style><h1>Training rows</h1><p>{facts}; noise {t:g}. Red bars are block borders.</p>"
+        f'<p class="rows">{legend}</p>' + "\n".join(_sample(s, pictures, tokenizer, t) for s, pictures in samples)
+    )
+
+
+def hidden_rows(sample: Prepared, t: float) -> np.ndarray:
+    """Which rows [R] a draw at level ``t`` masks; the same at every call."""
+    layout, rng = sample.layout, noise_rng(0, 0, sample.encoded.id, 1)
+    return draw_masks(rng, np.full(layout.n_blocks, t), np.maximum(layout.block, 0), layout.maskable)
+
+
+def _sample(sample: Prepared, pictures: list[Image.Image], tokenizer, t: float) -> str:
+    layout, hidden = sample.layout, hidden_rows(sample, t)
+    counts = (
+        f"{len(layout.ids)} rows: {(layout.view == 0).sum()} in the clean stream, {(layout.view > 0).sum()} noisy; "
+        f"block size {sample.block_size}, {layout.n_blocks} supervised blocks, {layout.maskable.sum()} supervised "
+        f"slots, {hidden.sum()} masked"
+    )
+    views = [_view(layout, hidden, view, tokenizer) for view in sorted(set(layout.view.tolist()))]
+    images = "".join(f'<img src="{_data_uri(picture)}" alt="Picture {n}">' for n, picture in enumerate(pictures, 1))
+    return f"<h2>{html.escape(sample.encoded.id)}</h2><div>{images}</div><p>{counts}</p>" + "".join(views)
+
+
+def _view(layout: Layout, hidden: np.ndarray, view: int, tokenizer) -> str:
+    """A heading, then every block of a view between its borders."""
+    rows = np.flatnonzero(layout.view == view).tolist()
+    in_place = (layout.noise_view[rows] > 0).any()
+    name = f"View {view}" if view else ("Stream, noised in place" if in_place else "Clean stream")
+    blocks = groupby(rows, lambda row: (layout.block_start[row], layout.block_end[row], layout.block[row]))
+    return f'<h3>{name}</h3><div class="rows">' + "".join(
+        f'<span class="block" title="block [{start}, {end})">{_cells(layout, hidden, list(run), tokenizer)}</span>'
+        for (start, end, _), run in blocks
+    ) + "</div>"  # fmt: skip
+
+
+def _cells(layout: Layout, hidden: np.ndarray, rows: list[int], tokenizer) -> str:
+    """A cell a row; a long run of vision rows is one."""
+    cells = []
+    for kind, run in groupby(rows, lambda row: _kind(layout, hidden, row, tokenizer)):
+        run = list(run)
+        if kind == "vision" and len(run) >= SHORTEST_RUN:
+            text = f"{tokenizer.decode([layout.ids[run[0]]])} × {len(run)}"
+            cells.append(_cell(kind, text, f"rows {run[0]} to {run[-1]}"))
+            continue
+        for row in run:
+            text = tokenizer.decode([layout.ids[row]]).replace("\n", "↵")
+            cells.append(_cell(kind, text, f"row {row}, position {layout.position[row]}"))
+    return "".join(cells)
+
+
+def _kind(layout: Layout, hidden: np.ndarray, row: int, tokenizer) -> str:
+    fill = " fill" if layout.source[row] < 0 else ""
+    if layout.maskable[row]:
+        return ("hidden" if hidden[row] else "shown") + fill
+    if layout.ids[row] in tokenizer.convert_tokens_to_ids([tokenizer.image_token, tokenizer.video_token]):
+        return "vision"
+    return "next" if row and layout.view[row] == 0 and layout.next_supervised[row - 1] else "prompt" + fill
+
+
+def _cell(kind: str, text: str, title: str) -> str:
+    return f'<span class="{kind}" title="{title}">{html.escape(text)}</span>'
+
+
+def _data_uri(picture: Image.Image) -> str:
+    small, file = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def read_samples(
+    source: str, processor: VLMProcessor, traits: DiffusionTraits, recipe: DataRecipe
+) -> Iterator[tuple[Prepared, list[Image.Image]]]:
+    """Samples of a file at the model's block size, with their pictures; what cannot be used is said on stderr."""
+    for sample in read(source):
+        try:
+            if isinstance(sample, BadLine):
+                raise DataError(sample.reason)
+            media = open_media(sample.messages)
+            encoded = processor.encode(sample.messages, media)
+            encoded.id = sample.id
+            prepared = lay_out(encoded, traits.block_size, recipe, traits, processor.tokenizer.eos_token_id)
+        except ValueError as error:
+            name = "" if isinstance(error, DataError) else f"{source}: sample {sample.id!r}: "
+            print(f"skipped: {name}{error}", file=sys.stderr)
+            continue
+        yield prepared, [picture for item in media for picture in (item if isinstance(item, list) else [item])]
+
+
+def stream_samples(
+    recipe: Recipe, processor: VLMProcessor, traits: DiffusionTraits
+) -> Iterator[tuple[Prepared, list[Image.Image]]]:
+    """The recipe's stream from its first sample on; pictures as the vision tower sees them."""
+    stream, index = PlaygroundStream(recipe.data, processor, traits, recipe.seed), 0
+    while True:
+        sample = stream.sample(index)
+        yield sample, [_picture(p, processor) for part in ("images", "frames") for p in getattr(sample.encoded, part)]
+        index += 1
+
+
+def _picture(pixels: np.ndarray, processor: VLMProcessor) -> Image.Image:
+    """Pixels [3, H, W] back to a picture."""
+    mean, std = (np.array(processor.vision_config[name]) for name in ("mean", "std"))
+    return Image.fromarray(np.clip((pixels.transpose(1, 2, 0) * std + mean) * 255, 0, 255).astype(np.uint8))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m vlm.training.show", description=__doc__.splitlines()[0])
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="a file of samples, or a folder of shards")
+    parser.add_argument("--config", metavar="F", help="a recipe, whose stream and rows are shown; its keys may follow")
+    parser.add_argument(
+        "--model", metavar="DIR", help="whose tokens (default: the recipe's start, or the embedded one)"
+    )
+    parser.add_argument("--noise", type=float, default=0.5, metavar="T", help="chance of a mask, 0 to 1 (default 0.5)")
+    parser.add_argument("--limit", type=int, default=4, metavar="N", help="samples on the page (default 4)")
+    parser.add_argument("--output", default="rows.html", metavar="F", help="the page (default rows.html)")
+    arguments, overrides = parser.parse_known_args(argv)
+    if (arguments.source is None) == (arguments.config is None):
+        parser.error("give one of SOURCE and --config")
+    if arguments.config is None and overrides:
+        parser.error(f"unknown arguments {' '.join(overrides)}")
+    if not 0 <= arguments.noise <= 1 or arguments.limit < 1:
+        parser.error("--noise lies between 0 and 1, --limit is at least 1")
+    try:
+        _write(arguments, overrides)
+    except (argparse.ArgumentError, ValueError, OSError) as error:  # DataError is a ValueError
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _write(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    recipe = read_recipe(["--config", arguments.config, *overrides]) if arguments.config else Recipe()
+    start = recipe.init_from if recipe.init_from not in (None, "embedded") else None
+    directory = arguments.model or start or str(EMBEDDED)
+    if not Path(directory).is_dir():
+        raise DataError(f"{directory}: no such model directory")
+    processor, traits = VLMProcessor.from_pretrained(directory), VLMConfig.from_pretrained(directory).traits
+    if arguments.config and start is None and recipe.model.diffusion:  # the model that the recipe will build
+        traits = replace(DiffusionTraits(**recipe.model.diffusion), mask_token_id=traits.mask_token_id)
+    if arguments.config:
+        found = stream_samples(recipe, processor, traits)
+    else:
+        found = read_samples(arguments.source, processor, traits, recipe.data)
+    samples = list(islice(found, arguments.limit))
+    if not samples:
+        raise DataError(f"{arguments.source}: no sample that can be shown")
+    page = rows_page(samples, processor.tokenizer, traits, arguments.noise)
+    Path(arguments.output).write_text(page, encoding="utf-8")
+    print(f"{arguments.output}: {len(samples)} samples")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
