@@ -56,7 +56,8 @@ def force(state: State, mask_token_id: int) -> None:
 def forced(state: State) -> list[int]:
     """The tokens that the grammar leaves no choice about, the end token included."""
     tokens, ends = state.matcher.forced(), state.strategy.finish.end_token_ids
-    return [min(ends)] if not tokens and state.matcher.finished and ends else tokens
+    must_end = state.matcher.finished and not state.matcher.ended
+    return [min(ends)] if not tokens and must_end and ends else tokens
 
 
 def _edit(

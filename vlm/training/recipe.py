@@ -290,8 +290,6 @@ class Recipe:
         if self.adapter is not None and (self.stages or self.optim.frozen):
             named = "stages" if self.stages else "optim.frozen"
             raise ValueError(f"{named} cannot go with an adapter, which freezes everything but itself")
-        if self.adapter is not None and (self.stages or self.optim.frozen):
-            raise ValueError("adapter goes with neither stages nor optim.frozen: it freezes all but itself")
         if self.stages:
             self._check_stages()
             self.in_stages()  # what is wrong with the last stage is said before the first begins

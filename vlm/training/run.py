@@ -27,11 +27,13 @@ def run(recipe: Recipe) -> None:
     """
     stages = recipe.in_stages()
     begun = [number for number, stage in enumerate(stages) if checkpoints(Path(stage.output_dir))]
+    sizes = {size for stage in stages for size in stage.data.sizes}
     for stage in stages[max(begun, default=0) :]:  # a stage begins when the one before it has been saved
-        _run_stage(stage)
+        _run_stage(stage, sizes)
 
 
-def _run_stage(recipe: Recipe) -> None:
+def _run_stage(recipe: Recipe, sizes: set[int]) -> None:
+    """Train one stage; ``sizes`` are the block sizes of all, so that a later one's are refused before the first."""
     logging.disable_progress_bar()  # ours is the only one
     torch.manual_seed(recipe.seed)
     Path(recipe.output_dir).mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,7 @@ def _run_stage(recipe: Recipe) -> None:
         raise ValueError(
             "ar_mode true needs ar_weight above 0: the checkpoint would claim a mode it was not trained for"
         )
-    untrained = sorted(set(recipe.data.sizes) - set(traits.trained_block_sizes))
+    untrained = sorted(sizes - set(traits.trained_block_sizes))
     if untrained:
         raise ValueError(
             f"data.block_sizes {untrained} are not among the model's trained_block_sizes "

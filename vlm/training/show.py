@@ -175,8 +175,16 @@ def _picture(pixels: np.ndarray, processor: VLMProcessor) -> Image.Image:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m vlm.training.show", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help="a file of samples, or a folder of shards")
+    argv = sys.argv[1:] if argv is None else argv
+    with_recipe = any(word.partition("=")[0] == "--config" for word in argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m vlm.training.show",
+        usage="%(prog)s [-h] [--model DIR] [--noise T] [--limit N] [--output F] (SOURCE | --config F [--key value ...])",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+    )
+    if not with_recipe:  # else the value of a recipe's key would be taken for it
+        parser.add_argument("source", metavar="SOURCE", help="a file of samples, or a folder of shards")
     parser.add_argument("--config", metavar="F", help="a recipe, whose stream and rows are shown; its keys may follow")
     parser.add_argument(
         "--model", metavar="DIR", help="whose tokens (default: the recipe's start, or the embedded one)"
@@ -185,9 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=4, metavar="N", help="samples on the page (default 4)")
     parser.add_argument("--output", default="rows.html", metavar="F", help="the page (default rows.html)")
     arguments, overrides = parser.parse_known_args(argv)
-    if (arguments.source is None) == (arguments.config is None):
-        parser.error("give one of SOURCE and --config")
-    if arguments.config is None and overrides:
+    if not with_recipe and overrides:
         parser.error(f"unknown arguments {' '.join(overrides)}")
     if not 0 <= arguments.noise <= 1 or arguments.limit < 1:
         parser.error("--noise lies between 0 and 1, --limit is at least 1")
@@ -214,7 +220,7 @@ def _write(arguments: argparse.Namespace, overrides: list[str]) -> None:
         found = read_samples(arguments.source, processor, traits, recipe.data)
     samples = list(islice(found, arguments.limit))
     if not samples:
-        raise DataError(f"{arguments.source}: no sample that can be shown")
+        raise DataError(f"{arguments.config or arguments.source}: no sample that can be shown")
     page = rows_page(samples, processor.tokenizer, traits, arguments.noise)
     Path(arguments.output).write_text(page, encoding="utf-8")
     print(f"{arguments.output}: {len(samples)} samples")

@@ -118,3 +118,21 @@ def test_speculation_under_a_grammar_is_the_ar_mode_under_it():
         answer(model, prompts(30, seed=4), greedy(mode=mode, **settings), **extra) for mode in ("ar", "speculative")
     )
     assert [s.generated for s in plain] == [s.generated for s in fast]
+
+
+def test_nothing_is_forced_behind_the_end():
+    """A drafted end token leaves masks behind it in its block: the grammar has no more to say about them."""
+    from types import SimpleNamespace
+
+    from vlm.generation.decide import forced
+    from vlm.generation.finish import Finish
+
+    model, processor = tiny_model()
+    tokenizer, end = processor.tokenizer, processor.tokenizer.eos_token_id
+    extra = {"grammar": Grammar.choices(["red"]), "tokenizer": tokenizer}
+    matcher = build_strategy(model, greedy(eos_token_id=end), **extra).new_matcher()
+    state = SimpleNamespace(matcher=matcher, strategy=SimpleNamespace(finish=Finish(frozenset([end]))))
+    matcher.accept(tokenizer.encode("red", add_special_tokens=False))
+    assert forced(state) == [end]
+    matcher.accept([end])
+    assert forced(state) == []

@@ -123,7 +123,7 @@ def test_a_recipe_without_stages_is_its_own_only_run(tmp_path):
     [
         ({"max_steps": 500}, "max_steps 500 must be the sum of the stages' steps, 400"),
         ({"optim": OptimRecipe(name="muon")}, "stages need optim.name 'adamw', not 'muon'"),
-        ({"adapter": AdapterRecipe()}, "adapter goes with neither stages"),
+        ({"adapter": AdapterRecipe()}, "stages cannot go with an adapter"),
     ],
 )
 def test_impossible_stages_are_refused_in_a_sentence(tmp_path, changes, says):
@@ -155,7 +155,10 @@ def test_an_impossible_stage_is_refused_in_a_sentence(wrong, says):
     "wrong, says",
     [
         ({"frozen": ["vision_tower", "projector", "language_model"]}, "leaves no part to train"),
-        ({"frozen": ["projector", "language_model"], "vision_start": 5}, "leaves no part to train from the first step"),
+        (
+            {"frozen": ["projector", "language_model"], "vision_start": 5},
+            "leaves no part to train from the first step",
+        ),
         ({"frozen": ["language_model"], "name": "muon"}, "'muon' trains the language model's matrices"),
     ],
 )

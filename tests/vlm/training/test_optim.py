@@ -1,6 +1,7 @@
 """Every parameter is stepped once, Muon keeps to the decoder's matrices, state survives, the schedule is as stated."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -42,6 +43,16 @@ def test_the_vision_tower_can_have_a_learning_rate_of_its_own(name):
     assert sum(len(group["params"]) for group in groups) == len(rate)
     assert all(rate[id(p)] == 1e-5 for p in model.vision_tower.parameters())
     assert 1e-5 not in {rate[id(p)] for n, p in model.named_parameters() if not n.startswith("vision_tower")}
+
+
+@pytest.mark.parametrize("vision_lr", [None, 1e-5])
+def test_the_projector_can_have_a_learning_rate_of_its_own(vision_lr):
+    model = tiny_model(dtype=torch.float32)[0]
+    recipe = OptimRecipe(name="adamw", lr=1e-3, vision_lr=vision_lr, projector_lr=1e-4)
+    groups = build_optimizer(model, recipe).param_groups
+    found = [(id(p), group["lr"]) for group in groups for p in group["params"]]
+    rates = {"vision_tower": vision_lr or 1e-3, "projector": 1e-4, "language_model": 1e-3}
+    assert sorted(found) == sorted((id(p), rates[n.split(".")[0]]) for n, p in model.named_parameters())
 
 
 def test_muon_gets_the_decoders_matrices_and_nothing_else():
@@ -111,3 +122,10 @@ def test_schedule_without_warmup_or_decay_is_constant():
 def test_schedule_shorter_than_its_ramps_never_exceeds_either():
     factor = warmup_stable_decay(OptimRecipe(warmup_steps=10, decay_steps=10), max_steps=6)
     assert [factor(s) for s in range(6)] == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.2, 0.1])
+
+
+def test_cosine_decay_is_half_a_wave():
+    factor = warmup_stable_decay(OptimRecipe(warmup_steps=0, decay_steps=4, decay="cosine"), max_steps=10)
+    half = [(1 + math.cos(math.pi * k / 4)) / 2 for k in range(5)]
+    assert [factor(s) for s in range(6)] == [1.0] * 6
+    assert [factor(s) for s in range(6, 12)] == pytest.approx([*half, 0.0])

@@ -1,10 +1,14 @@
-"""Recipes: the shipped one is what it says, impossible ones are refused by name, and a run checks what it combines."""
+"""Recipes: those we ship are what they say and take a step, impossible ones are refused by name, and a run checks what
+it combines."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from data_pipelines.playground import FAMILIES
 from tests.vlm.tiny import tiny_model
@@ -12,11 +16,15 @@ from tests.vlm.training.small import data_recipe, small_recipe
 from train import main
 from vlm import DiffusionTraits
 from vlm.noise import BetaCurriculum
-from vlm.training.build import build_model, train_tokenizer
+from vlm.training.build import build_model, build_processor, train_tokenizer
 from vlm.training.recipe import ModelRecipe, ObjectiveRecipe, Phase, Recipe
 from vlm.training.run import run
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo.yaml"
+PUBLISHED = ("sdar_vl", "diffusionvl", "nbdiff", "fast_dvlm", "sdar", "llada_v")
+TINY_TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+TINY_VISION = {"kind": "timm", "model": "vit_tiny_patch16_224", "image_size": 32,
+               "options": {"embed_dim": 16, "depth": 1, "num_heads": 2}}  # fmt: skip
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def test_weights_follow_the_seed_and_ids_the_tokenizer(demo):
     assert tokenizer.mask_token_id in one.generation_config.suppress_tokens
 
 
-@pytest.mark.parametrize("name", ["max_steps", "save_steps", "log_steps", "accumulation"])
+@pytest.mark.parametrize("name", ["max_steps", "save_steps", "log_steps", "accumulation", "eval_steps"])
 def test_counts_start_at_one(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         Recipe(**{name: 0})
@@ -95,3 +103,85 @@ def test_block_sizes_must_be_the_models(tmp_path):
 def test_a_missing_start_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere: no such model directory"):
         run(small_recipe(tmp_path / "run", tmp_path / "nowhere"))
+
+
+# The published recipes ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """A recipe's file, as `train.py` hands it on."""
+
+    def read(path: Path) -> Recipe:
+        handed = []
+        monkeypatch.setattr("train.run", handed.append)
+        assert main(["--config", str(path)]) == 0
+        return handed[0]
+
+    return read
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_printed_recipe_is_the_recipe(name, read, tmp_path, capsys):
+    recipe = read(DEMO.with_name(f"{name}.yaml"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--config", str(DEMO.with_name(f"{name}.yaml")), "--print_config"])
+    assert stopped.value.code == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert read(printed) == recipe
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_says_where_it_comes_from(name):
+    header = DEMO.with_name(f"{name}.yaml").read_text().partition("\noutput_dir:")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    for part in ("# Source: arXiv ", "# Reproduced: ", "# The published code differs: ", "# Expected memory: "):
+        assert part in header
+
+
+def tiny(recipe: Recipe, directory: Path) -> Recipe:
+    """The recipe on a tiny model of its own architecture: one step of every stage, of the first two."""
+    text = {**recipe.model.text, **TINY_TEXT, "num_key_value_heads": 2}
+    text |= {"head_dim": 8} if "head_dim" in text else {}
+    tokenizer = train_tokenizer(["How many circles? 12"], 300)
+    model = build_model(replace(recipe.model, text=text, vision=TINY_VISION), tokenizer, 0)
+    model.save_pretrained(directory / "start")
+    build_processor(model, tokenizer).save_pretrained(directory / "start")
+    few = {"phases": data_recipe().phases, "rows_per_batch": 900, "window": 4, "workers": 0}
+    stages = [replace(s, steps=1, phases=[]) for s in recipe.stages[:2]]
+    return replace(
+        recipe,
+        data=replace(recipe.data, **few),
+        stages=stages,
+        max_steps=max(len(stages), 1),
+        accumulation=1,
+        eval_steps=1,
+        save_steps=1,
+        precision="fp32",
+        optim=replace(recipe.optim, warmup_steps=0, decay_steps=0),
+        init_from=str(directory / "start"),
+        output_dir=str(directory / "run"),
+    )
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_takes_a_step(name, read, tmp_path, monkeypatch):
+    monkeypatch.setattr("vlm.training.heldout.SAMPLES", 2)
+    recipe = tiny(read(DEMO.with_name(f"{name}.yaml")), tmp_path)
+    run(recipe)
+    for stage in recipe.in_stages():
+        (line,) = (Path(stage.output_dir) / "metrics.jsonl").read_text().splitlines()
+        assert np.isfinite([json.loads(line)[key] for key in ("loss", "nelbo", "grad_norm")]).all()
+        before, after = (
+            load_file(Path(d) / "model.safetensors") for d in (stage.init_from, f"{stage.output_dir}/final")
+        )
+        moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+        assert moved == {"vision_tower", "projector", "language_model"} - set(stage.optim.frozen)
+
+
+def test_a_later_stages_block_size_is_refused_before_the_first_trains(read, tmp_path):
+    recipe = tiny(read(DEMO.with_name("sdar.yaml")), tmp_path)
+    with pytest.raises(ValueError, match=r"block_sizes \[6\] are not among .* \[4, 16\]"):
+        run(replace(recipe, stages=[recipe.stages[0], replace(recipe.stages[1], block_sizes={6: 1.0})]))
+    assert not (tmp_path / "run" / "stage-1" / "final").exists()

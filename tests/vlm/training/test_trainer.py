@@ -12,14 +12,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
+from data_pipelines import playground
 from tests.vlm.tiny import tiny_model
 from tests.vlm.training.small import MIXED, data_recipe, small_recipe, stream
 from vlm import VLMForBlockDiffusion, VLMProcessor
 from vlm.layout import answer_spans
 from vlm.noise import NoiseTokens, levels, noise_rng
+from vlm.training import heldout
 from vlm.training.collate import noise_sample
+from vlm.training.curricula import Growth, Stage
 from vlm.training.data import Batch
-from vlm.training.recipe import ObjectiveRecipe, OptimRecipe, Phase
+from vlm.training.recipe import NoiseRecipe, ObjectiveRecipe, OptimRecipe, Phase
 from vlm.training.run import run
 from vlm.training.trainer import BlockDiffusionTrainer, NonFiniteLoss, checkpoints
 
@@ -136,7 +139,7 @@ def restated(model, processor, samples: list, recipe) -> float:
             .reshape(len(starts), size)
         )
         rng = noise_rng(recipe.seed, 0, sample.encoded.id, 1)
-        t = levels(recipe.noise.schedule, recipe.noise.level, rng, len(starts), 0.0)
+        t = levels(recipe.noise.schedule, recipe.noise.level, rng, len(starts), 0.0, recipe.noise.stratified)
         for start, noisy, level in zip(starts, noised, t):
             logits, losses, maskable = block_logits(model, sample, start, noisy), [], 0
             own_end = next((b for a, b in answer_spans(answer) if a <= start < b), len(clean))
@@ -185,6 +188,30 @@ def test_one_updates_loss_equals_the_published_rule(tmp_path, weighting, traits,
         expected = restated(model, processor, samples, recipe)
     assert expected > 1
     assert found == pytest.approx(expected, rel=2e-6)
+
+
+@pytest.mark.parametrize("traits", [{}, {"prediction_shift": 1}], ids=["shift 0", "shift 1"])
+def test_the_nelbo_is_the_published_rule_on_heldout_items(tmp_path, monkeypatch, traits):
+    monkeypatch.setattr(heldout, "SAMPLES", 5)
+    model, processor = tiny_model(scale=8.0, **traits)
+    trainer = BlockDiffusionTrainer(model, processor, Given([]), small_recipe(tmp_path))
+    model.train()
+    found = trainer.nelbo()
+    assert trainer.nelbo() == found and model.training
+    other = small_recipe(tmp_path, seed=5, objective=ObjectiveRecipe(), noise=NoiseRecipe(level="sequence"))
+    assert BlockDiffusionTrainer(model, processor, Given([]), other).nelbo() == found
+    model.eval()
+    samples = heldout.heldout_samples(data_recipe(), processor, model.config.traits)
+    for index, sample in enumerate(samples):
+        family = sample.encoded.id.split("/")[0]
+        turns = len(answer_spans(sample.encoded.is_answer))
+        item = playground.item(family, "heldout", heldout.SEED, index, turns, 96)
+        asked = processor.tokenizer.decode(sample.encoded.input_ids)
+        assert all(turn.question in asked and turn.answer in asked for turn in item.turns)
+    plain = NoiseRecipe(stratified=True)
+    recipe = small_recipe(tmp_path, noise=plain, objective=ObjectiveRecipe("nelbo", 0.0), seed=heldout.SEED)
+    with torch.no_grad():
+        assert found == pytest.approx(restated(model, processor, samples, recipe), rel=2e-6)
 
 
 def update(directory: Path, batches: list) -> tuple[float, dict]:
@@ -293,6 +320,85 @@ def test_resuming_in_the_middle_of_an_accumulated_window_continues_exactly(start
     assert json.loads((tmp_path / "cut" / "checkpoint-6" / "data_position.json").read_text())[1] > 0
     run(small_recipe(tmp_path / "cut", start, **recipe))
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "straight")
+
+
+def test_nelbo_and_growing_blocks_go_on_exactly_after_a_resume(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(heldout, "SAMPLES", 4)
+    data = data_recipe(growth=Growth([1, 4, 8], "plateaus", starts=[0.0, 0.4, 0.6], earlier=0.4))
+    settings = {"eval_steps": 4, "log_steps": 3, "data": data}
+    run(small_recipe(tmp_path / "straight", start, **settings))
+    run(small_recipe(tmp_path / "cut", start, **settings))
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-8")
+    run(small_recipe(tmp_path / "cut", start, **settings))
+    lines = metrics(tmp_path / "straight")
+    assert metrics(tmp_path / "cut") == lines
+    measured = {line["step"]: line["nelbo"] for line in lines if "nelbo" in line}
+    assert list(measured) == [4, 8] and measured[4] != measured[8]
+    reader = EventAccumulator(str(next((tmp_path / "straight" / "runs").glob("*/events*")).parent))
+    reader.Reload()
+    assert {e.step: e.value for e in reader.Scalars("train/nelbo")} == pytest.approx(measured)
+    model, processor = (
+        kind.from_pretrained(tmp_path / "cut" / "final") for kind in (VLMForBlockDiffusion, VLMProcessor)
+    )
+    trainer = BlockDiffusionTrainer(model, processor, Given([]), small_recipe(tmp_path / "again", **settings))
+    assert trainer.nelbo() == measured[8]  # the final weights, measured by another run
+
+
+def test_measuring_the_nelbo_changes_nothing_else(finished, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(heldout, "SAMPLES", 4)
+    run(small_recipe(tmp_path, start, log_steps=2, eval_steps=2))
+    assert [{k: v for k, v in line.items() if k != "nelbo"} for line in metrics(tmp_path)] == metrics(finished)
+
+
+def test_an_updates_block_sizes_are_those_of_its_progress(tmp_path):
+    model, processor = tiny_model()
+    samples = [stream().sample(i) for i in range(4)]
+    growth = Growth([1, 4, 8], "plateaus", starts=[0.0, 0.25, 0.75])
+    recipe = small_recipe(tmp_path, data=data_recipe(growth=growth))
+    trainer = BlockDiffusionTrainer(model, processor, Given([samples]), recipe)
+    for step, size in enumerate([1, 1, 4, 4, 4, 4, 8, 8]):
+        trainer.state.global_step = step
+        (batch,), _ = trainer.get_batch_samples(iter(trainer.train_dataset), 1, torch.device("cpu"))
+        noisy = batch["view"] > 0
+        assert set((batch["block_end"] - batch["block_start"])[noisy].tolist()) == {size}
+
+
+@pytest.mark.parametrize("frozen", [["language_model"], ["vision_tower", "projector"]])
+def test_frozen_parts_do_not_move_and_the_others_do(start, tmp_path, frozen):
+    optim = OptimRecipe(name="adamw", lr=1e-2, weight_decay=0.5, warmup_steps=0, frozen=frozen)
+    run(small_recipe(tmp_path, start, optim=optim, max_steps=2))
+    before, after = (load_file(d / "model.safetensors") for d in (start, tmp_path / "final"))
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"vision_tower", "projector", "language_model"} - set(frozen)
+
+
+def test_the_running_statistics_of_a_frozen_part_do_not_move(tmp_path):
+    model, processor = tiny_model(dtype=torch.float32)
+    norm = torch.nn.BatchNorm1d(32)  # a projector that keeps statistics
+    model.projector.out_norm = torch.nn.Sequential(torch.nn.Flatten(0, 1), norm, torch.nn.Unflatten(0, (-1, 4)))
+    recipe = small_recipe(tmp_path, optim=OptimRecipe(name="adamw", frozen=["projector"]), max_steps=1)
+    trainer = BlockDiffusionTrainer(model, processor, Given([[stream().sample(i) for i in range(3)]]), recipe)
+    (batch,), _ = trainer.get_batch_samples(iter(trainer.train_dataset), 1, torch.device("cpu"))
+    model.train()
+    trainer.compute_loss(model, batch)
+    assert norm.num_batches_tracked == 0 and not norm.running_mean.any()
+    assert model.language_model.training
+
+
+def test_stages_go_on_from_one_another_and_a_stopped_one_continues(start, tmp_path):
+    rates = {"language_model": 1e-3, "projector": 1e-3}
+    stages = [Stage(2, {"projector": 1e-3}), Stage(4, rates, block_sizes={4: 1.0})]
+    settings = {"stages": stages, "max_steps": 6, "save_steps": 2, "optim": OptimRecipe(name="adamw", warmup_steps=1)}
+    run(small_recipe(tmp_path / "straight", start, **settings))
+    run(small_recipe(tmp_path / "cut", start, **settings))
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-4")
+    first = (tmp_path / "cut" / "stage-1" / "final" / "model.safetensors").stat().st_mtime_ns
+    run(small_recipe(tmp_path / "cut", start, **settings))
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "straight")
+    assert [line["step"] for line in metrics(tmp_path / "cut")] == [1, 2, 3, 4]
+    assert (tmp_path / "cut" / "stage-1" / "final" / "model.safetensors").stat().st_mtime_ns == first  # not again
+    one, two = (load_file(tmp_path / "cut" / d / "final" / "model.safetensors") for d in ("stage-1", "."))
+    assert {n.split(".")[0] for n in one if not torch.equal(one[n], two[n])} == set(rates)
 
 
 def test_a_finished_run_started_again_is_left_alone(again, finished, start):
