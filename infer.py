@@ -54,9 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--temperature", type=float, metavar="X", help="0 is greedy (default 0)")
     how.add_argument("--top-p", type=float, metavar="X", help="keep the most probable mass (default 1, all)")
     how.add_argument("--top-k", type=int, metavar="N", help="keep the most probable tokens (default 0, all)")
-    how.add_argument(
-        "--repetition-penalty", type=float, metavar="X", help="above 1 avoids repeats (default 1)"
-    )
+    how.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 avoids repeats (default 1)")
     how.add_argument("--seed", type=int, metavar="N", help="of sampling (default 0)")
     how.add_argument("--stop", action="append", metavar="T", help="a text that ends the answer; may be repeated")
     how.add_argument("--schema", metavar="F", help="a JSON schema file that the answer follows")

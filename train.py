@@ -3,8 +3,10 @@
     python train.py --config configs/demo.yaml
     python train.py --config configs/demo.yaml --max_steps 500 --optim.lr 3e-4
     python train.py --config configs/demo.yaml --print_config
+    torchrun --nproc_per_node 2 train.py --config configs/demo.yaml
 
-The same command continues a run that was stopped, from its newest checkpoint in ``output_dir``.
+The same command continues a run that was stopped, from its newest checkpoint in ``output_dir``. A process uses one
+GPU, or the CPU; torchrun and ``accelerate launch`` start several, each with ``accumulation`` micro-batches a step.
 """
 
 import logging

@@ -1,117 +1,126 @@
-"""Run a suite: batches of questions through the engine, a JSON line per item as it comes, resumed where it stopped."""
+"""Run a suite: batches of questions through the engine, a JSON line per item as it comes, resumed where it stopped.
 
-import hashlib
-import json
-import platform
+The deciding choice: batches are cut at fixed indices (item i belongs to batch i // size) and written at once, so that
+a run that was killed asks the same batches again and ends like one that was not.
+"""
+
 import sys
-from importlib.metadata import version
+import time
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from eval.environment import code_version, hardware, libraries, model_hash
+from eval.output import continued
 from eval.record import ItemRecord, RunRecord
-from eval.suites import playground
-from vlm.answering import answer_batch, build_request
+from eval.suites.base import Question, Suite
+from vlm.answering import Answer, answer_batch, build_request
+from vlm.generation.prefix import PrefixStore
+
+STORE = 128 * 2**20  # bytes: questions about the same picture stand beside each other
+SETTINGS = (
+    "mode",
+    "policy",
+    "policy_args",
+    "block_size",
+    "denoising_steps",
+    "threshold",
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "stop_strings",
+    "seed",
+)
 
 
-def run_playground(
-    model, processor, config, families, limit, seed, batch_size, output: Path, name: str
-) -> list[ItemRecord]:
-    """Evaluate ``limit`` items of each family; lines already in ``output/items.jsonl`` are not redone.
+def evaluate(
+    model,
+    processor,
+    config,
+    suite: Suite,
+    families: list[str],
+    limit: int,
+    batch_size: int,
+    output: Path,
+    name: str,
+    quantize: str | None = None,
+) -> tuple[RunRecord, list[ItemRecord]]:
+    """Evaluate at most ``limit`` items of each family; lines already in ``output/items.jsonl`` are not redone.
 
     Raises:
-        ValueError: if ``output`` holds a run with other settings, or cannot be read or written.
+        ValueError: another run writes to ``output``, it holds a run with other settings, it cannot be read or
+            written, or the suite has no items.
     """
-    run = RunRecord("playground", name, _hash(model), _settings(config), limit, seed, libraries=_libraries()).to_dict()
-    done = _resume(output, run)
-    wanted = [(family, index) for family in families for index in range(limit)]
-    waiting = [key for key in wanted if key not in done]
-    with (output / "items.jsonl").open("a", encoding="utf-8") as file, _bar() as bar:
+    settings = {**{key: getattr(config, key) for key in SETTINGS}, "quantize": quantize}
+    run = RunRecord(suite.name, suite.items, name, model_hash(model), settings, limit, suite.seed, batch_size)
+    run.code, run.libraries, run.hardware = code_version(), libraries(), hardware(model)
+    store = PrefixStore(STORE)
+    with continued(output, run) as (done, append), _bar() as bar:
         for family in families:
-            mine = [index for f, index in waiting if f == family]
-            task = bar.add_task(family, total=limit, completed=limit - len(mine))
-            for start in range(0, len(mine), batch_size):
-                for record in _batch(model, processor, config, family, mine[start : start + batch_size], seed):
-                    file.write(_line(record))
-                    done[(family, record.index)] = record
-                    bar.advance(task)
-                file.flush()
-    return [done[key] for key in wanted]
+            waiting = [index for index in range(limit) if (family, index) not in done]
+            task = bar.add_task(family, total=limit, completed=limit - len(waiting))
+            for batch in _batches(suite.questions(family, waiting) if waiting else (), batch_size):
+                records = _answered(model, processor, config, suite, batch, store)
+                append(records)
+                done.update({(family, record.index): record for record in records})
+                bar.advance(task, len(records))
+            bar.update(task, total=sum((family, index) in done for index in range(limit)))  # the source may be shorter
+    records = [done[key] for family in families for index in range(limit) if (key := (family, index)) in done]
+    if not records:
+        raise ValueError(f"suite {suite.name}: there is nothing to evaluate in {', '.join(families)}")
+    return run, records
 
 
-def _batch(model, processor, config, family: str, indices: list[int], seed: int) -> list[ItemRecord]:
-    questions = [playground.question(family, seed, index) for index in indices]
-    requests = [build_request(processor, q.messages, q.media, config.seed) for q in questions]
-    records = []
-    for q, a in zip(questions, answer_batch(model, processor, requests, config)):
-        value, counts = playground.score(family, a.answer, q.expected)
-        cost = (a.tokens, a.forwards, a.prefill_s, a.decode_s, a.finish_reason)
-        records.append(ItemRecord(family, q.index, q.question, a.answer, q.expected, value, counts, *cost))
-    return records
+def _batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]]:
+    return (list(batch) for _, batch in groupby(questions, key=lambda question: question.index // size))
 
 
-def _resume(output: Path, run: dict) -> dict[tuple[str, int], ItemRecord]:
-    """Items of an earlier, interrupted run; refuses a directory that holds a different run."""
+def _answered(model, processor, config, suite: Suite, batch: list[Question], store: PrefixStore) -> list[ItemRecord]:
+    """The records of a batch, in order."""
+    start = time.perf_counter()
+    prepared = [_prepared(processor, config, question) for question in batch]
+    good = [request for request in prepared if not isinstance(request, str)]
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        header, items = output / "run.json", output / "items.jsonl"
-        if header.exists():
-            _refuse_another(output, json.loads(header.read_text(encoding="utf-8")), run)
-        done = _items(items) if items.exists() else {}
-        _replace(header, json.dumps(run, indent=1))
-        _replace(items, "".join(_line(record) for record in done.values()))
-    except OSError as error:
-        raise ValueError(f"{output}: cannot be used for results ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(f"{output}: holds files that are no results of ours ({error})") from error
-    return done
+        found = answer_batch(model, processor, good, config, store=store) if good else []
+    except ValueError:  # one request is illegal, its prompt too long, say: answer each alone to find it
+        found = [_alone(model, processor, config, request, store) for request in good]
+    answers = iter(found)
+    results = [request if isinstance(request, str) else next(answers) for request in prepared]
+    seconds = round((time.perf_counter() - start) / len(batch), 4)
+    return [_record(suite, question, result, seconds) for question, result in zip(batch, results)]
 
 
-def _refuse_another(output: Path, earlier: dict, run: dict) -> None:
-    """``limit`` may differ: a longer run continues a shorter one."""
-    for key, value in run.items():
-        if key != "limit" and earlier.get(key) != value:
-            raise ValueError(f"{output} holds another run: its {key} is {earlier.get(key)!r}, this one's {value!r}")
+def _prepared(processor, config, question: Question):
+    """A request, or the reason why there is none."""
+    if question.error is not None:
+        return question.error
+    try:
+        return build_request(processor, question.messages, question.media, config.seed)
+    except ValueError as error:
+        return f"item {question.index}: {error}"
 
 
-def _items(path: Path) -> dict[tuple[str, int], ItemRecord]:
-    """Whole lines only: what a kill left of a line has no line end, and may stop inside a character."""
-    done = {}
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        record = ItemRecord(**json.loads(line))
-        record.counts = tuple(record.counts) if record.counts else None
-        done[(record.family, record.index)] = record
-    return done
+def _alone(model, processor, config, request, store: PrefixStore) -> Answer | str:
+    try:
+        return answer_batch(model, processor, [request], config, store=store)[0]
+    except ValueError as error:
+        return str(error)
 
 
-def _line(record: ItemRecord) -> str:
-    return json.dumps(record.to_dict(), ensure_ascii=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside and rename, so that a kill leaves the old file or the new one."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
-def _settings(config) -> dict:
-    names = ("mode", "policy", "block_size", "denoising_steps", "threshold", "max_new_tokens", "temperature", "top_k")
-    return {name: getattr(config, name) for name in (*names, "top_p", "seed")}
-
-
-def _hash(model) -> str:
-    """A fingerprint of the weights: SHA-256 over names and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _libraries() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers", "timm")}}
+def _record(suite: Suite, asked: Question, result: Answer | str, seconds: float) -> ItemRecord:
+    """What could not be asked counts as wrong."""
+    item, metric = (asked.family, asked.index, asked.question), suite.metrics[asked.family]
+    if isinstance(result, str):
+        cost = (0, 0, 0.0, 0.0, seconds, "not asked")
+        return ItemRecord(*item, "", asked.expected, metric, 0.0, None, *cost, error=result)
+    value, counts = suite.score(asked, result.answer)
+    cost = (result.tokens, result.forwards, result.prefill_s, result.decode_s, seconds, result.finish_reason)
+    return ItemRecord(*item, result.answer, asked.expected, metric, value, counts, *cost)
 
 
 def _bar() -> Progress:

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from vision_encoders import VisionConfig, pixels
+from vlm.layout import answer_spans
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Encoded:
 
     Attributes:
         input_ids: int64 [L], placeholders expanded.
-        is_answer: bool [L], True at tokens the assistant wrote, its end of turn included.
+        is_answer: bool [L], True at tokens the assistant wrote, its end of turn included; not in messages with
+            ``"loss": False``, which are context.
         images: float32 [N, 3, H, W] pixels of all images, in reading order.
         frames: float32 [F, 3, H, W] pixels of all video frames, in reading order.
     """
@@ -71,7 +73,8 @@ class VLMProcessor(ProcessorMixin):
             add_generation_prompt: end with the assistant's header, ready to answer.
 
         Raises:
-            ValueError: if a text contains a reserved token, or placeholders and media differ in number.
+            ValueError: if a text contains a reserved token, placeholders and media differ in number, or it is not
+                clear which tokens are those of a message with ``"loss": False``.
         """
         self._refuse_reserved(messages)
         chat = self.tokenizer.apply_chat_template(
@@ -82,7 +85,8 @@ class VLMProcessor(ProcessorMixin):
             return_dict=True,
             return_assistant_tokens_mask=True,
         )
-        ids, answer = np.array(chat["input_ids"]), np.array(chat["assistant_masks"], dtype=bool)
+        ids = np.array(chat["input_ids"])
+        answer = _learnt(messages, np.array(chat["assistant_masks"], dtype=bool))
         placeholders = np.flatnonzero((ids == self.image_token_id) | (ids == self.video_token_id))
         if len(placeholders) != len(media):
             raise ValueError(f"{len(placeholders)} media placeholders in the chat but {len(media)} media given")
@@ -144,6 +148,19 @@ class VLMProcessor(ProcessorMixin):
 
     def decode(self, ids, **kwargs) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, **kwargs)
+
+
+def _learnt(messages: list[dict], answer: np.ndarray) -> np.ndarray:
+    """``answer`` [L] without the assistant's messages that say ``"loss": False``."""
+    learnt = [message.get("loss") is not False for message in messages if message["role"] == "assistant"]
+    if all(learnt):
+        return answer
+    spans, kept = answer_spans(answer), answer.copy()
+    if len(spans) != len(learnt):
+        raise ValueError(f"{len(spans)} answers in the rendered chat for {len(learnt)} messages, some without loss")
+    for start, end in (span for span, wanted in zip(spans, learnt) if not wanted):
+        kept[start:end] = False
+    return kept
 
 
 def texts_of(message: dict) -> list[str]:

@@ -20,6 +20,9 @@ AT_PLACE = (
     "Which {what} has the thing at the {place}?",
     "The thing at the {place}: what is its {what}?",
     "Give the {what} of whatever is at the {place}.",
+    "Say which {what} the thing at the {place} has.",
+    "Look at the thing at the {place}. What is its {what}?",
+    "The {what} of the thing at the {place}: which is it?",
 )
 COLOR_OF_SHAPE = (
     "What color is the {name}?",
@@ -28,6 +31,9 @@ COLOR_OF_SHAPE = (
     "Tell me the color of the {name}.",
     "There is one {name} in the picture. What is its color?",
     "Name the color of the only {name}.",
+    "Say the color of the {name}.",
+    "The only {name}: what color is it?",
+    "What is the color of the {name} in the picture?",
 )
 SHAPE_OF_COLOR = (
     "What shape is {name}?",
@@ -36,6 +42,9 @@ SHAPE_OF_COLOR = (
     "Tell me the shape of the {name} thing.",
     "There is one {name} thing in the picture. What is its shape?",
     "Name the shape that is colored {name}.",
+    "Say the shape of the {name} thing.",
+    "The {name} thing is of which shape?",
+    "What is the shape of the {name} thing?",
 )
 SIZE_OF_THING = (
     "What size is the {name}?",
@@ -44,6 +53,9 @@ SIZE_OF_THING = (
     "Tell me the size of the {name}.",
     "Is the {name} small, medium or large?",
     "Name the size of the {name}.",
+    "Say the size of the {name}.",
+    "The {name} is of which size: small, medium or large?",
+    "What is the size of the {name}?",
 )
 
 

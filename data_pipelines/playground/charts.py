@@ -37,6 +37,14 @@ MARK = {"bars": "bar", "lying bars": "bar", "line": "point", "pie": "slice"}
 MOST = {"bars": ("tallest", "shortest"), "lying bars": ("longest", "shortest")}  # others: highest and lowest, or size
 
 PHRASINGS = {
+    "everything": (
+        "List all values that can be read.",
+        "Read the whole chart.",
+        "Name every label with its value.",
+        "Write down all labels and values.",
+        "What are all the values?",
+        "Go through the chart: which label has which value?",
+    ),
     "largest": (
         "Which {mark} is the {most}?",
         "Which {mark} has the largest value?",
@@ -136,7 +144,10 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
     image = canvas.blank(width, height, paper)
     painter = {"bars": _bars, "lying bars": _lying_bars, "line": _line, "pie": _pie}[plan.kind]
     painter(rng, image, paper, plan, Area(0.3 * em, 0.2 * em, width - 0.3 * em, height - 0.2 * em, em))
-    turns, asked = ask(rng, split, FAMILY, PHRASINGS, _facts(rng, plan), n_turns)
+    pairs = zip(plan.labels, plan.values, strict=True)
+    shown = [f"{label} {value}" for label, value in pairs if readable(value, plan.step)]
+    everything = Fact("everything", ", ".join(shown))
+    turns, asked = ask(rng, split, FAMILY, PHRASINGS, _facts(rng, plan), n_turns, everything)
     meta: dict[str, Any] = {"kind": plan.kind, "labels": list(plan.labels), "values": list(plan.values)}
     meta |= {"by_color": plan.by_color, "step": plan.step, "em": em, "asked": asked}
     meta |= {"font": paper.font, "ink": paper.ink, "papers": [paper.background, paper.shade]}

@@ -36,6 +36,15 @@ PHRASINGS = (
     "How many {things} does the picture show?",
     "Count all {things} in this picture.",
     "Tell me how many {things} you can find.",
+    "Give me the number of {things}.",
+    "Say how many {things} the image shows.",
+    "Say how many {things} there are.",
+    "Please count the {things} you see.",
+    "How many {things} can you find?",
+    "What is the count of {things}?",
+    "Give the number of {things} in the picture.",
+    "Tell me the number of {things} in the picture.",
+    "In the picture, how many {things} are there?",
 )
 
 

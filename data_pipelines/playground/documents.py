@@ -97,6 +97,14 @@ PHRASINGS = {
         "Do you see {item} on the receipt?",
         "Is there {item} on the list?",
     ),
+    "everything": (
+        "Read the whole page.",
+        "Write down everything that is printed.",
+        "Copy the text of the page, line by line.",
+        "What does the page say, from top to bottom?",
+        "Read out all lines.",
+        "Transcribe the document.",
+    ),
     "dearest": (
         "Which item costs the most?",
         "What is the most expensive item?",
@@ -120,7 +128,8 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
     image = canvas.blank(width, height, paper)
     boxes = _write(rng, image, paper, rows, widest, em)
     facts = _receipt_facts(rng, page) if page["kind"] == "receipt" else _form_facts(rng, page)
-    turns, asked = ask(rng, split, FAMILY, PHRASINGS, facts, n_turns)
+    everything = Fact("everything", "; ".join(f"{key} {value}".strip() for key, value in rows))
+    turns, asked = ask(rng, split, FAMILY, PHRASINGS, facts, n_turns, everything)
     meta: dict[str, Any] = {**page, "rows": [list(row) for row in rows], "boxes": boxes, "em": em, "asked": asked}
     meta |= {"font": paper.font, "ink": paper.ink, "papers": [paper.background, paper.shade]}
     return Item([canvas.finish(rng, image)], "image", turns, meta)

@@ -81,6 +81,12 @@ SAME = (
     "Compare the first and the second picture. Same or different?",
     "Is the second picture the same as the first, or different? Say same or different.",
     "The first picture and the second: same or different?",
+    "Are the first two pictures the same or different?",
+    "Look at the first two pictures: same or different?",
+    "Say whether the first and the second picture are the same or different.",
+    "Different or the same: the shapes of the first and of the second picture?",
+    "The first picture and the second one, are they the same or different?",
+    "Do the first two pictures show the same, or are they different?",
 )
 COMPARE = (
     "Which picture has {more} {things}, the {a} or the {b}?",
@@ -105,6 +111,9 @@ HOW_MANY = (
     "How many {things} does the {a} picture show?",
     "Look at the {a} picture: how many {things} are there?",
     "Give the count of {things} in the {a} picture.",
+    "Give me the number of {things} in the {a} picture.",
+    "Tell me how many {things} the {a} picture has.",
+    "The {a} picture: what is its number of {things}?",
 )
 
 

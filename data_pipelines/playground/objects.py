@@ -73,6 +73,14 @@ PHRASINGS = {
         "Say where the {name} is.",
         "Where can the {name} be seen?",
     ),
+    "everything": (
+        "List all objects with their places.",
+        "What is where in the picture?",
+        "Name every object and its place.",
+        "Tell me each place and what is there.",
+        "Go through the places: what is at each?",
+        "Name all objects, place by place.",
+    ),
     "count": (
         "How many objects are there?",
         "How many objects do you see?",
@@ -142,7 +150,9 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
         cell = (column * width // columns, row * height // rows, width // columns, height // rows)
         boxes.append(_stick(rng, split, image, thing, cell))
     facts = _facts(rng, layout, dict(zip(places, chosen, strict=True)))
-    turns, asked = ask(rng, split, FAMILY, PHRASINGS, facts, n_turns)
+    told = dict(zip(places, chosen, strict=True))
+    everything = Fact("everything", ", ".join(f"{place}: {thing.name}" for place, thing in told.items()))
+    turns, asked = ask(rng, split, FAMILY, PHRASINGS, facts, n_turns, None if layout == "one" else everything)
     scene = [
         {"name": thing.name, "category": thing.category, "number": thing.number, "place": place, "box": box}
         for thing, place, box in zip(chosen, places, boxes, strict=True)

@@ -50,6 +50,15 @@ YES_NO = (
     "Is it true that the {a} is {relation} the {b}?",
     "In this picture, is the {a} {relation} the {b}?",
     "The {a} is {relation} the {b}, yes or no?",
+    "Tell me, yes or no: the {a} is {relation} the {b}.",
+    "Can one say that the {a} is {relation} the {b}?",
+    "Is it so that the {a} is {relation} the {b}?",
+    "The {a}: is it {relation} the {b}? Answer yes or no.",
+    "The {a} is {relation} the {b}. Is that right?",
+    "Check whether the {a} is {relation} the {b}: yes or no.",
+    "Do you see the {a} {relation} the {b}, yes or no?",
+    "The {a} is {relation} the {b}: true or not? Say yes or no.",
+    "The {a} is {relation} the {b}. Yes or no?",
 )
 WHICH = (
     "Which is {most}, the {a} or the {b}?",
@@ -58,6 +67,12 @@ WHICH = (
     "What is {most}, the {a} or the {b}?",
     "The {a} or the {b}: which is {most}?",
     "Between the {a} and the {b}, which one is {most}?",
+    "Say which is {most}: the {a} or the {b}.",
+    "Look at the {a} and the {b}. Which is {most}?",
+    "Which of the two is {most}, the {a} or the {b}?",
+    "The {a}, the {b}: name the one that is {most}.",
+    "Which shape is {most}: is it the {a} or the {b}?",
+    "Compare the {a} with the {b}: which is {most}?",
 )
 DIRECTLY = (
     "What is directly {relation} the {a}?",
@@ -66,6 +81,9 @@ DIRECTLY = (
     "What do you see directly {relation} the {a}?",
     "Tell me what is directly {relation} the {a}.",
     "Going directly {relation} the {a}, what comes first?",
+    "Say what is directly {relation} the {a}.",
+    "The shape directly {relation} the {a}: which is it?",
+    "Directly {relation} the {a} there is a shape. Which?",
 )
 
 

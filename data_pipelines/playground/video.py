@@ -40,6 +40,9 @@ DIRECTION = (
     "The shape moves in which direction?",
     "Name the direction of the motion: left, right, up or down.",
     "Where is the moving shape heading: left, right, up or down?",
+    "Tell me where the shape moves: left, right, up or down.",
+    "Which direction does the moving shape take: left, right, up or down?",
+    "Does the shape move left, right, up or down?",
 )
 MOVER = (
     "Which shape moves?",
@@ -56,6 +59,9 @@ APPEARED = (
     "Which shape is new at the end of the video?",
     "Name the shape that appears.",
     "Something appears in this video. What is it?",
+    "Tell me what appears.",
+    "Which shape shows up during the video?",
+    "What shows up in the clip?",
 )
 WHERE = (
     "Where does the new shape appear?",

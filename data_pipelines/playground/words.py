@@ -75,6 +75,9 @@ def word(rng: np.random.Generator, split: Split) -> str:
     return pool[int(rng.integers(len(pool)))]
 
 
+EVERYTHING = 0.75  # how often a training item's last turn asks for all there is to see
+
+
 @dataclass(frozen=True)
 class Fact:
     """Something true of a picture: the kind of question it answers, the answer, what fills the question's slots."""
@@ -91,12 +94,18 @@ def ask(
     phrasings: Mapping[str, Sequence[str]],
     facts: Sequence[Fact],
     n_turns: int,
+    everything: Fact | None = None,
 ) -> tuple[list[Turn], list[dict[str, Any]]]:
     """``n_turns`` turns, the first about ``facts[0]``, then the others in random order, then all again reworded.
+
+    In training ``everything`` is mostly the last turn, or the only one: an answer that tells all there is to see
+    teaches a model to look, as a description does of a scene. Earlier in a chat, others could be copied from it.
 
     Returns the turns and, for ``meta``, what each asked: ``{"kind", **slots}``.
     """
     order = [0, *(rng.permutation(len(facts) - 1) + 1).tolist()]
+    if everything is not None and split == "train" and rng.random() < EVERYTHING:
+        facts, order = [*facts, everything], [*_cycle(order, n_turns - 1), len(facts)]
     turns: list[Turn] = []
     asked: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -107,6 +116,10 @@ def ask(
         asked.append({"kind": fact.kind, **fact.slots})
         seen.add(question)
     return turns, asked
+
+
+def _cycle(order: list[int], count: int) -> list[int]:
+    return [order[i % len(order)] for i in range(count)]
 
 
 def _unseen(

@@ -17,20 +17,35 @@ BATCH = 16  # rows; each may hold a few pictures
 
 def parquet_rows(path: Path) -> Iterator[Row]:
     """A Row for every table row. Fields that are null are left out."""
+    try:
+        groups = range(len(group_sizes(path)))
+    except Malformed as error:
+        yield _row(path, 0, error)
+        return
+    for group in groups:
+        yield from group_rows(path, group)
+
+
+def group_sizes(path: Path) -> list[int]:
+    """Rows of every row group of a Parquet file, as its footer says; raises Malformed if it has none to be read."""
     _pyarrow()
     from pyarrow import parquet
 
     try:
-        table = parquet.ParquetFile(path)
+        metadata = parquet.read_metadata(path)
     except Exception as error:
-        yield _row(path, 0, Malformed(f"not a Parquet file that can be read (cut off?): {_reason(error)}"))
-        return
-    with table:
-        first = 1
-        for group in range(table.num_row_groups):
-            count = table.metadata.row_group(group).num_rows
-            yield from _group(path, first, count, table.iter_batches(BATCH, row_groups=[group]))
-            first += count
+        raise Malformed(f"not a Parquet file that can be read (cut off?): {_reason(error)}") from error
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def group_rows(path: Path, group: int) -> Iterator[Row]:
+    """A Row for every table row of one row group, numbered as in the whole file."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as table:
+        sizes = [table.metadata.row_group(number).num_rows for number in range(group + 1)]
+        batches = table.iter_batches(BATCH, row_groups=[group])
+        yield from _group(path, 1 + sum(sizes[:group]), sizes[group], batches)
 
 
 def arrow_rows(path: Path) -> Iterator[Row]:

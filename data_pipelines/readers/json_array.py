@@ -8,14 +8,19 @@ alone. Where brackets or quotes themselves are lost, the rest of the array is on
 import codecs
 import json
 import re
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from data_pipelines.images import shown
 from data_pipelines.readers.checks import MAX_LINE, Malformed, NotText, Row, an_object, json_object, too_long
+from data_pipelines.readers.jsonl import BOM
 
 CHUNK = 2**20
+SMALL_CHUNK = 2**16  # where a single item is wanted
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\n\r]*")
 OUTSIDE = re.compile(r'["{}\[\],]')  # what matters between strings
@@ -23,28 +28,48 @@ INSIDE = re.compile(r'["\\]')  # what matters within one
 UNDECODED = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8, as "surrogateescape" keeps it
 
 
-def array_rows(path: Path) -> Iterator[Row]:
-    """A Row for every item of the file's one array."""
+def array_rows(path: Path, start: tuple[int, int] = (0, 0)) -> Iterator[Row]:
+    """A Row for every item of the file's one array. ``start`` is one of `array_places`: where to begin."""
+    offset, before = start
     with path.open("rb") as file:
-        for number, item in enumerate(array_items(file), 1):
+        file.seek(offset)
+        for number, item in enumerate(array_items(file, SMALL_CHUNK if offset else CHUNK), before + 1):
             yield Row(number, f"{shown(path)}: item {number}", f"item-{number}", item)
 
 
+def array_places(path: Path) -> np.ndarray:
+    """Byte offset and number of items before, [N, 2], of every row of `array_rows`."""
+    with path.open("rb") as file:
+        offsets = array("q", (offset for offset, _ in _placed_items(file, CHUNK, MAX_LINE)))
+    return np.stack([np.array(offsets, dtype=np.int64), np.arange(len(offsets))], axis=1)
+
+
 def array_items(file: IO[bytes], chunk: int = CHUNK, limit: int = MAX_LINE) -> Iterator[dict[str, Any] | Malformed]:
+    """Items from the file's start on, or from where an item begins."""
+    return (item for _, item in _placed_items(file, chunk, limit))
+
+
+def _placed_items(file: IO[bytes], chunk: int, limit: int) -> Iterator[tuple[int, dict[str, Any] | Malformed]]:
+    """Byte offset and item. What follows the array has the offset of the closing bracket."""
     window = _Window(file, chunk, limit)
-    window.skip_space()
-    window.at += 1  # the opening bracket, which is how the caller knew an array
+    if window.at_start:
+        window.skip_space()
+        window.at += 1  # the opening bracket, which is how the caller knew an array
+    else:
+        window.more()
     ended = False
     while not ended:
+        offset = window.offset()
         if (item := window.quick_item()) is None:
             raw, ended = window.slow_item()
             if ended and isinstance(raw, str) and not raw.strip():
                 break  # the array is empty, or ends in a comma
             item = raw if isinstance(raw, Malformed) else _parsed(raw)
-        yield item
+        yield offset, item
+    end = window.offset() - 1
     window.skip_space()
     if window.at < len(window.text):
-        yield Malformed("there is more text after the array's end")
+        yield end, Malformed("there is more text after the array's end")
 
 
 def _parsed(raw: str) -> dict[str, Any] | Malformed:
@@ -61,12 +86,25 @@ class _Window:
 
     def __init__(self, file: IO[bytes], chunk: int, limit: int):
         self.file, self.chunk, self.limit = file, chunk, limit
-        self.decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
+        self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self.text, self.at = "", 0
+        start = file.tell()
+        self.at_start = start == 0
+        if self.at_start and file.read(len(BOM)) == BOM:
+            start = len(BOM)
+        file.seek(start)
+        self.passed, self.measured = start, 0  # text[:measured] ends at byte ``passed`` of the file
+
+    def offset(self) -> int:
+        """The byte of the file at which ``text[at:]`` begins."""
+        self.passed += len(self.text[self.measured : self.at].encode("utf-8", "surrogateescape"))
+        self.measured = self.at
+        return self.passed
 
     def more(self) -> bool:
         """Drop what was read and append a chunk; False at the file's end."""
-        raw = self.file.read(self.chunk)
+        self.offset()
+        raw, self.measured = self.file.read(self.chunk), 0
         self.text, self.at = self.text[self.at :] + self.decode(raw, not raw), 0
         return bool(raw)
 

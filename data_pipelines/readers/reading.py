@@ -7,6 +7,7 @@ the others. ``format`` answers the second question for all of them.
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -56,11 +57,35 @@ def read(
         DataError: at once if the source is missing or empty, its kind is not known or the format has no such name;
             while reading if a table's header cannot be read, or pyarrow is needed and is not installed.
     """
+    found = shards(source, format, media_root)
+    return (shard.sample(row) for shard in found for row in shard.rows(shard.path))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a source.
+
+    Attributes:
+        rows: reads its records in order.
+        shape: what they all are, one of ``SHAPES``; None lets each record's fields decide.
+        root: where their media are looked for.
+    """
+
+    path: Path
+    rows: Rows
+    shape: str | None
+    root: Path | None
+
+    def sample(self, row: Row) -> Sample | BadLine:
+        return _sample(row, self.path, self.shape, self.root)
+
+
+def shards(source: str | Path, format: str | None = None, media_root: str | Path | None = None) -> list[Shard]:
+    """The files that `read` reads, in its order; the same arguments and errors."""
     if format is not None and format not in FORMATS:
         raise DataError(f"unknown format {format!r} (known: {', '.join(FORMATS)})")
-    files = [check_file(path) for path in _files(Path(source))]
     root = None if media_root is None else Path(media_root)
-    return _samples([(path, _kind_of(path)) for path in files], format, root)
+    return [_shard(check_file(path), format, root) for path in _files(Path(source))]
 
 
 def shape_of(record: dict) -> str:
@@ -71,24 +96,22 @@ def shape_of(record: dict) -> str:
     raise Malformed(f"no known format has the fields {short(sorted(map(str, record)))} (known: {', '.join(SHAPES)})")
 
 
-def _samples(files: list[tuple[Path, Rows]], format: str | None, root: Path | None) -> Iterator[Sample | BadLine]:
-    for path, rows in files:
-        if format == "webdataset" and rows is not tar_rows:
-            raise DataError(f"{shown(path)}: not a WebDataset shard (a tar file)")
-        shape = SHAPES.get(format) or (vlmeval if rows is tsv_rows else None)
-        place = None if rows is tar_rows else path.parent
-        for row in rows(path):
-            yield _sample(row, path, shape, root or place)
+def _shard(path: Path, format: str | None, root: Path | None) -> Shard:
+    rows = _kind_of(path)
+    if format == "webdataset" and rows is not tar_rows:
+        raise DataError(f"{shown(path)}: not a WebDataset shard (a tar file)")
+    shape = format if format in SHAPES else ("vlmeval" if rows is tsv_rows else None)
+    return Shard(path, rows, shape, root or (None if rows is tar_rows else path.parent))
 
 
-def _sample(row: Row, path: Path, shape: ModuleType | None, root: Path | None) -> Sample | BadLine:
+def _sample(row: Row, path: Path, shape_name: str | None, root: Path | None) -> Sample | BadLine:
     name, where = row.name, row.where
     try:
         if isinstance(row.record, Malformed):
             raise row.record
         if (given := own_id(row.record)) is not None:
             name, where = given, f"{where}: sample {short(given)}"
-        shape = shape or SHAPES[shape_of(row.record)]
+        shape = SHAPES[shape_name or shape_of(row.record)]
         media = Media(root, row.members)
         chat = [messages.checked(message, media) for message in shape.messages(row.record)]
     except Malformed as error:

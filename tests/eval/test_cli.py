@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eval.__main__ import main
+from eval.suites.local import METRICS
 from eval.suites.playground import FAMILIES
 from tests.vlm.tiny import tiny_model
 
@@ -34,7 +35,9 @@ def refused(capsys, *arguments):
 
 def test_list_names_every_family(capsys):
     assert main(["list"]) == 0
-    assert capsys.readouterr().out == "playground: " + ", ".join(FAMILIES) + "\n"
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "playground: " + ", ".join(FAMILIES)
+    assert all(name in shown[1] for name in METRICS)
 
 
 def test_a_run_writes_items_header_and_summary_and_prints_a_table(checkpoint, tmp_path, capsys):
@@ -46,8 +49,11 @@ def test_a_run_writes_items_header_and_summary_and_prints_a_table(checkpoint, tm
     assert [(i["family"], i["index"]) for i in items] == [("json", 0), ("json", 1), ("counting", 0), ("counting", 1)]
     header = json.loads((output / "run.json").read_text())
     assert (header["settings"]["block_size"], header["settings"]["threshold"]) == (8, 0.5)
-    assert (header["limit"], header["seed"], header["version"]) == (2, 1, 1)
-    assert list(json.loads((output / "summary.json").read_text())) == ["json", "counting"]
+    assert (header["limit"], header["seed"], header["version"]) == (2, 1, 2)
+    result = json.loads((output / "summary.json").read_text())
+    assert list(result["families"]) == ["json", "counting"] and result["run"] == header
+    assert result["total"]["tokens"] == sum(i["tokens"] for i in items)
+    assert result["total"]["forwards"] == sum(i["forwards"] for i in items)
     shown = capsys.readouterr().out
     assert "slot-F1" in shown and "counting" in shown
 
@@ -55,6 +61,19 @@ def test_a_run_writes_items_header_and_summary_and_prints_a_table(checkpoint, tm
 def test_an_unknown_family_brings_the_nearest_name(capsys):
     assert "unknown family 'countin'; did you mean counting?" in refused(capsys, "--families", "json,countin")
     assert "unknown family 'xyzzy'; known: attributes, counting" in refused(capsys, "--families", "xyzzy")
+
+
+def test_suites_and_metrics_bring_the_nearest_name(capsys, tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"messages": []}\n')
+    assert "unknown suite 'playgroud'; did you mean playground?" in refused(capsys, "--suite", "playgroud")
+    local = ("--suite", "local", "--source", source)
+    assert "unknown metric 'exact'; did you mean exact_match?" in refused(capsys, *local, "--metric", "exact")
+    assert "unknown family 'b'; known: a" in refused(capsys, *local, "--metric", "anls", "--tasks", "b")
+    assert "--suite local needs --source FILE and --metric NAME" in refused(capsys, *local)
+    assert "go with --suite local" in refused(capsys, "--metric", "anls")
+    missing = ("--suite", "local", "--source", tmp_path / "none.tsv", "--metric", "anls")
+    assert f"{tmp_path / 'none.tsv'}: no such file" in refused(capsys, *missing)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,30 @@
 """The runner on a tiny random model: batches, resuming after a kill, and directories it must not touch."""
 
 import json
+import os
+import re
+import signal
+import time
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
-from eval.report import summary, table
-from eval.runner import run_playground
+from eval import runner
+from eval.environment import model_hash
+from eval.output import continued
+from eval.record import RunRecord
+from eval.runner import evaluate as run_suite
+from eval.suites import playground
 from eval.suites.playground import question, score
+from eval.summary import summary, table
 from tests.vlm.tiny import tiny_model
 from vlm.answering import answer_batch, build_request, settings
+from vlm.checkpoints.quantize import quantize
 
 FAMILIES = ("attributes", "describe", "video")
-TIMES = {"prefill_s", "decode_s"}
+TIMES = {"prefill_s", "decode_s", "seconds"}
 
 
 @cache
@@ -32,7 +42,8 @@ def model_and_processor(seed=0):
 def evaluate(output, families=FAMILIES, limit=5, seed=1, batch_size=2, name="tiny", **overrides):
     model, processor = model_and_processor()
     config = settings(model, **{"max_new_tokens": 6, **overrides})
-    return run_playground(model, processor, config, list(families), limit, seed, batch_size, output, name)
+    suite = playground.suite(seed)
+    return run_suite(model, processor, config, suite, list(families), limit, batch_size, output, name)[1]
 
 
 def timeless(record):
@@ -143,7 +154,8 @@ def test_other_weights_are_another_run(whole):
     output, _ = whole
     model, processor = model_and_processor(1)
     with pytest.raises(ValueError, match="holds another run: its model_hash"):
-        run_playground(model, processor, settings(model, max_new_tokens=6), ["video"], 1, 1, 1, output, "tiny")
+        config = settings(model, max_new_tokens=6)
+        run_suite(model, processor, config, playground.suite(1), ["video"], 1, 1, output, "tiny")
 
 
 @pytest.mark.parametrize("name, text", [("run.json", "{"), ("items.jsonl", "hello\n"), ("items.jsonl", '{"a": 1}\n')])
@@ -152,6 +164,81 @@ def test_files_that_are_not_ours_are_named_in_one_line(tmp_path, name, text):
     with pytest.raises(ValueError, match=f"{tmp_path}: holds files that are no results of ours") as caught:
         evaluate(tmp_path)
     assert "\n" not in str(caught.value) and (tmp_path / name).read_text() == text
+
+
+def test_a_run_killed_in_the_middle_ends_like_one_that_was_not(whole, tmp_path):
+    """SIGKILL in another process, between two batches of the second family; then the run is started again."""
+    child = os.fork()
+    if child == 0:
+        try:
+            answered = iter(range(4))
+
+            def until_killed(*arguments, **options):
+                if next(answered, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return answer_batch(*arguments, **options)
+
+            runner.answer_batch = until_killed
+            evaluate(tmp_path)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert len(lines(tmp_path)) == 5 + 2  # three batches of the first family, and one of the next
+    evaluate(tmp_path)
+    assert lines(tmp_path) == lines(whole[0])
+
+
+def test_two_runs_do_not_share_a_directory(whole, tmp_path):
+    output, records = whole
+    run = RunRecord(**json.loads((output / "run.json").read_text()))
+    with continued(tmp_path, run) as (_, append):
+        append(records[:3])
+        before = (tmp_path / "items.jsonl").read_bytes()
+        with pytest.raises(ValueError, match=f"{tmp_path}: another run is writing there") as caught:
+            evaluate(tmp_path)
+        assert "\n" not in str(caught.value) and (tmp_path / "items.jsonl").read_bytes() == before
+    assert evaluate(tmp_path)[:3] == records[:3]  # once the other has ended, its items are taken over
+
+
+def test_every_run_says_what_it_was_made_with(whole):
+    output, _ = whole
+    header = json.loads((output / "run.json").read_text())
+    assert header["settings"]["quantize"] is None and header["settings"]["threshold"] == 0.9
+    assert re.match(r"\d+\.\d+\.\d+", header["code"]) and header["libraries"]["torch"] == torch.__version__
+    assert header["hardware"]["threads"] == torch.get_num_threads() and header["hardware"]["device"] == "cpu"
+    assert header["model_hash"] == model_hash(model_and_processor()[0])
+
+
+def test_the_seconds_of_the_items_are_those_of_the_run(tmp_path):
+    start = time.perf_counter()
+    records = evaluate(tmp_path, families=("attributes",), limit=4)
+    passes = sum(r.prefill_s for r in records[::2])  # a batch of two says its time twice
+    assert 0 < passes <= sum(r.seconds for r in records) + 1e-3 <= time.perf_counter() - start
+
+
+def test_a_quantised_model_has_a_hash_of_its_own():
+    models = [tiny_model(dtype=torch.float32)[0] for _ in range(4)]
+    quantize(models[1], "int8")
+    quantize(models[2], "int8")
+    with torch.no_grad():
+        next(models[3].language_model.parameters()).view(-1)[0] += 1
+    plain, one, two, other = map(model_hash, models)
+    assert one == two and len({plain, one, other}) == 3
+
+
+def test_an_item_that_is_too_long_costs_only_itself(tmp_path, monkeypatch):
+    """The position range is too short for some of the prompts, which stand in one batch with the others."""
+    model, processor = model_and_processor()
+    asked = [question("multi_image", 1, index) for index in range(6)]
+    lengths = [len(build_request(processor, q.messages, q.media).input_ids) for q in asked]
+    limit = sorted(lengths)[2] + 4  # a block behind the third shortest
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", limit)
+    records = evaluate(tmp_path, families=("multi_image",), limit=6, batch_size=6, max_new_tokens=4)
+    assert [r.error is None for r in records] == [length + 4 <= limit for length in lengths]
+    failed = [r for r in records if r.error]
+    assert failed and all("position limit" in r.error and r.score == r.tokens == 0 for r in failed)
+    assert summary(records)["multi_image"]["not_asked"] == len(failed)
 
 
 def test_the_summary_is_made_of_the_records(whole):
@@ -170,4 +257,4 @@ def test_the_summary_is_made_of_the_records(whole):
         expected = sum(r.tokens for r in items) / sum(r.forwards for r in items)
         assert row["tokens_per_forward"] == pytest.approx(expected, abs=0.006)
         assert row["unfinished"] == sum(r.finish_reason == "length" for r in items)
-    assert table(records, "").row_count == 3
+    assert table(records, "").row_count == 3 + 1  # and the mean of the families

@@ -14,7 +14,8 @@ from transformers import TrainerCallback
 class Metrics(TrainerCallback):
     """Writes ``metrics.jsonl`` beside the checkpoints; on resume it drops the lines after the resumed step.
 
-    Must stand before the callbacks that also write what is logged, because it adds to it.
+    Must stand before the callbacks that also write what is logged, because it adds to it. Of several processes the
+    first one writes.
     """
 
     def __init__(self, trainer):
@@ -24,16 +25,20 @@ class Metrics(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.path = Path(args.output_dir) / "metrics.jsonl"
+        if args.process_index == 0:
+            self._cut(state.global_step)
+        self.since = time.perf_counter()
+
+    def _cut(self, step: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step(line) <= state.global_step]
+        kept = [line for line in lines if _step(line) <= step]
         beside = self.path.with_suffix(".partial")
         beside.write_text("".join(line + "\n" for line in kept))
         os.replace(beside, self.path)
-        self.since = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.rows += self.trainer.update_rows  # the tokens of "tokens per second": clean and noisy, without padding
+        self.rows += self.trainer.totals["rows"]  # the tokens of "tokens per second": clean and noisy, without padding
         # The mean of the logged loss restarts where a resumed run starts; the NELBO stands beside a loss.
         if state.global_step % args.save_steps == 0 or self._measures(state):
             control.should_log = True
@@ -43,12 +48,20 @@ class Metrics(TrainerCallback):
             return
         now = time.perf_counter()
         logs.pop("epoch", None)  # the stream has none
-        logs.update(self.trainer.last, tokens_per_second=round(self.rows / (now - self.since), 1))
+        losses = self.trainer.over_processes(self.trainer.last)
+        logs.update(losses, tokens_per_second=round(self.rows / (now - self.since), 1))
         if self._measures(state):
             logs["nelbo"] = self.trainer.nelbo()
         self.rows, self.since = 0, time.perf_counter()
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        if args.process_index == 0:
+            self._append({"step": state.global_step, **logs})
+
+    def _append(self, line: dict) -> None:
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:  # a failing write does not name its file
+            raise OSError(f"{self.path}: could not be written ({error.strerror})") from error
 
     def _measures(self, state) -> bool:
         return state.global_step % self.trainer.recipe.eval_steps == 0
@@ -80,8 +93,8 @@ class ProgressLine(TrainerCallback):
     """A progress bar on stderr: step, losses, tokens per second, elapsed and remaining time."""
 
     def __init__(self, trainer):
-        self.trainer = trainer
         self.bar = progress_bar("training")
+        self.bar.disable = not trainer.is_world_process_zero()
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, said="")
@@ -93,5 +106,5 @@ class ProgressLine(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
             speed = f"{logs.get('tokens_per_second', 0):.0f} tok/s"
-            said = f"loss {self.trainer.last['diffusion_loss']:.3f} ar {self.trainer.last['ar_loss']:.3f} {speed}"
+            said = f"loss {logs['diffusion_loss']:.3f} ar {logs['ar_loss']:.3f} {speed}"
             self.bar.update(self.task, said=said)

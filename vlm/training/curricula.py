@@ -33,16 +33,19 @@ class Phase:
         weights: share of each playground family, any positive numbers.
         max_side: largest picture side in pixels.
         turns: fewest and most question-answer turns about one picture.
+        turns_of: the same for single families, by name, where it differs.
     """
 
     samples: int
     weights: dict[str, float]
     max_side: int = 256
     turns: tuple[int, int] = (1, 4)
+    turns_of: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not 1 <= self.turns[0] <= self.turns[1]:
-            raise ValueError(f"a phase's turns {list(self.turns)} must be the fewest and the most turns, from 1")
+        for turns in (self.turns, *self.turns_of.values()):
+            if not 1 <= turns[0] <= turns[1]:
+                raise ValueError(f"a phase's turns {list(turns)} must be the fewest and the most turns, from 1")
         for name, weight in self.weights.items():
             if name not in FAMILIES:
                 raise ValueError(f"unknown playground family {name!r}; {nearest(name, FAMILIES)}")

@@ -2,20 +2,24 @@
 
 A window of samples is a pure function of (seed, window number), so the stream restarts at any batch without replaying
 what came before: a position is (window, batch within it).
+
+Several processes take its batches in turn, so that together they train on what one would, whatever their number. How a
+window is cut depends on the lengths of all its samples, so each of them draws every sample.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from data_pipelines import playground
 from data_pipelines.batching import length_buckets
-from data_pipelines.playground.base import Item, Split, stream
-from data_pipelines.record import Message, image_part, text_part, video_part
+from data_pipelines.playground.base import Split, stream
+from data_pipelines.playground.conversation import chat
 from vlm.config import DiffusionTraits
-from vlm.layout import Layout, build_layout
+from vlm.layout import Layout, answer_spans, build_layout
 from vlm.processor import Encoded, VLMProcessor
 from vlm.training.curricula import Phase, draw_block_size
 from vlm.training.recipe import DataRecipe
@@ -32,22 +36,10 @@ class Prepared:
 
 @dataclass
 class Batch:
-    """Samples that train together, and where in the stream they stand."""
+    """Samples that train together, and how far the stream has come when all processes have theirs."""
 
     samples: list[Prepared]
     position: tuple[int, int]
-
-
-def chat(item: Item) -> tuple[list[Message], list]:
-    """A playground item as one conversation: its media in the first question, then every turn. Also the media list."""
-    media = item.media if item.kind == "image" else [item.media]
-    part = image_part if item.kind == "image" else video_part
-    messages: list[Message] = []
-    for number, turn in enumerate(item.turns):
-        parts = [part(m) for m in media] if number == 0 else []
-        messages.append({"role": "user", "content": [*parts, text_part(turn.question)]})
-        messages.append({"role": "assistant", "content": [text_part(turn.answer)]})
-    return messages, media
 
 
 class PlaygroundStream(IterableDataset):
@@ -58,16 +50,26 @@ class PlaygroundStream(IterableDataset):
         processor, traits: how to tokenise and lay out.
         seed: of everything drawn here.
         split: of the playground.
+
+    Attributes:
+        start: position of the first batch.
+        shard: (index, number) of the processes that share the batches; all of them start at the same position.
     """
 
     def __init__(self, recipe: DataRecipe, processor: VLMProcessor, traits, seed: int, split: Split = "train"):
         self.recipe, self.processor, self.traits, self.seed, self.split = recipe, processor, traits, seed, split
-        self.start = (0, 0)
+        self.start, self.shard = (0, 0), (0, 1)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         if worker is not None and worker.num_workers > 1:
             raise ValueError(f"the playground stream has one order: use 0 or 1 workers, not {worker.num_workers}")
+        (index, number), batches = self.shard, self._batches()
+        while True:
+            turn = list(islice(batches, number))
+            yield Batch(turn[index].samples, turn[-1].position)
+
+    def _batches(self) -> Iterator[Batch]:
         window, first = self.start
         while True:
             for number, samples in enumerate(self.window(window)):
@@ -87,7 +89,8 @@ class PlaygroundStream(IterableDataset):
         phase = self.phase(index)
         names, weights = list(phase.weights), np.array(list(phase.weights.values()))
         family = names[rng.choice(len(names), p=weights / weights.sum())]
-        turns = int(rng.integers(phase.turns[0], phase.turns[1] + 1))
+        fewest, most = phase.turns_of.get(family, phase.turns)
+        turns = int(rng.integers(fewest, most + 1))
         item = playground.FAMILIES[family](
             stream(family, self.split, self.seed, index), self.split, turns, phase.max_side
         )
@@ -107,7 +110,14 @@ class PlaygroundStream(IterableDataset):
 
 
 def lay_out(encoded: Encoded, block_size: int, recipe: DataRecipe, traits: DiffusionTraits, end: int) -> Prepared:
-    """Training rows of one tokenised sample; ``end`` is the token that fills an answer's last block."""
+    """Training rows of one tokenised sample; ``end`` is the token that fills an answer's last block.
+
+    Raises:
+        ValueError: for a sample without an answer, or with one that is empty.
+    """
+    for number, (first, stop) in enumerate(answer_spans(encoded.is_answer), 1):
+        if (encoded.input_ids[first:stop] == end).all():
+            raise ValueError(f"answer {number} is empty")
     layout = build_layout(
         encoded.input_ids,
         encoded.is_answer,

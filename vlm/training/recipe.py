@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from data_pipelines.mixture import Source
 from data_pipelines.playground.dense import PAGES
 from vision_encoders.config import nearest
 from vlm.checkpoints.quantize import Kind
@@ -89,6 +90,11 @@ class DataRecipe:
         last_block: ``fill`` completes an answer's last block with end tokens, ``truncate`` leaves it short.
         row_capacity: samples of a batch share rows up to this many rows; None gives each sample its own.
         growth: block sizes that grow with progress; they take the place of ``block_sizes``.
+        sources: one's own data, mixed as `data_pipelines.mixture` says; it takes the place of ``phases``, of which the
+            last still gives the held-out batch.
+        buffer: samples of a source that are shuffled together.
+        bad_samples: ``skip`` leaves out what cannot be used or is longer than ``rows_per_batch``, and lists it at the
+            end and in ``skipped.jsonl``; ``raise`` stops the run.
     """
 
     phases: list[Phase] = field(default_factory=lambda: [Phase(0, {"scene_chat": 1.0})])
@@ -100,6 +106,9 @@ class DataRecipe:
     last_block: LastBlock = "fill"
     row_capacity: int | None = None
     growth: Growth | None = None
+    sources: list[Source] = field(default_factory=list)
+    buffer: int = 4096
+    bad_samples: Literal["skip", "raise"] = "skip"
 
     @property
     def sizes(self) -> list[int]:
@@ -117,7 +126,7 @@ class DataRecipe:
             if size < 1 or share <= 0:
                 raise ValueError(f"data.block_sizes {size}: {share}: both must be positive")
         capacity = () if self.row_capacity is None else ("row_capacity",)
-        _at_least_one(self, "data.", ("rows_per_batch", "window", "views", *capacity))
+        _at_least_one(self, "data.", ("rows_per_batch", "window", "views", "buffer", *capacity))
 
 
 @dataclass
@@ -254,7 +263,7 @@ class Recipe:
         max_steps: optimiser steps in all.
         save_steps: steps between checkpoints; the newest two are kept.
         log_steps: steps between lines of metrics.
-        accumulation: micro-batches per optimiser step.
+        accumulation: micro-batches per optimiser step, of each process.
         seed: of weights, data order, noise and block sizes.
         init_from: directory of a model to start from, or ``embedded``; None builds one from ``model`` and warms its
             tower up, or with an adapter starts from the embedded model.
@@ -263,6 +272,8 @@ class Recipe:
         stages: runs in a row, each from where the one before ended (`vlm.training.curricula.Stage`); ``max_steps`` is
             the sum of their steps, and ``optim``'s warm-up and decay are the same shares of a stage as of the whole.
         precision: of matrix products; ``auto`` is bf16 where the machine is quick at it, fp32 elsewhere.
+        gradient_checkpointing: the decoder's layers keep only their input and compute the rest again for the backward
+            pass: less memory, a third more time.
     """
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -282,6 +293,7 @@ class Recipe:
     precision: Precision = "auto"
     eval_steps: int = 100
     stages: list[Stage] = field(default_factory=list)
+    gradient_checkpointing: bool = False
 
     def __post_init__(self):
         _at_least_one(self, "", ("max_steps", "save_steps", "log_steps", "accumulation", "eval_steps"))
@@ -300,6 +312,8 @@ class Recipe:
             raise ValueError(f"max_steps {self.max_steps} must be the sum of the stages' steps, {total}")
         if self.optim.name != "adamw":
             raise ValueError(f"stages need optim.name 'adamw', not {self.optim.name!r}: their rates are AdamW's")
+        if self.data.sources and any(stage.phases for stage in self.stages):
+            raise ValueError("data.sources and the phases of a stage exclude each other")
         if self.data.growth and any(stage.block_sizes for stage in self.stages):
             raise ValueError("data.growth and the block_sizes of a stage exclude each other")
 

@@ -1,18 +1,25 @@
 """One training run from a recipe: build or load the model, make the stream, train, save the result."""
 
-import os
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import AutoConfig
 from transformers.utils import logging
 
-from vlm import VLMForBlockDiffusion, VLMProcessor
+from data_pipelines.errors import DataError
+from vision_encoders import VisionConfig
+from vlm import DiffusionTraits, VLMForBlockDiffusion, VLMProcessor
 from vlm.checkpoints.load import EMBEDDED
+from vlm.config import VLMConfig
 from vlm.training.adapters import attach
 from vlm.training.build import build_model, build_processor, train_tokenizer
 from vlm.training.data import PlaygroundStream, tokenizer_texts
-from vlm.training.recipe import Recipe
+from vlm.training.own_data import OwnStream, list_skipped, own_texts, without_traceback
+from vlm.training.recipe import ModelRecipe, Recipe
+from vlm.training.saving import written_whole
 from vlm.training.trainer import BlockDiffusionTrainer, checkpoints
 from vlm.training.warmup import warm_up
 
@@ -30,6 +37,8 @@ def run(recipe: Recipe) -> None:
     sizes = {size for stage in stages for size in stage.data.sizes}
     for stage in stages[max(begun, default=0) :]:  # a stage begins when the one before it has been saved
         _run_stage(stage, sizes)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _run_stage(recipe: Recipe, sizes: set[int]) -> None:
@@ -56,14 +65,25 @@ def _run_stage(recipe: Recipe, sizes: set[int]) -> None:
             f"data.block_sizes {untrained} are not among the model's trained_block_sizes "
             f"{sorted(traits.trained_block_sizes)}"
         )
+    skipped = Path(recipe.output_dir) / "skipped.jsonl"
     stream = PlaygroundStream(recipe.data, processor, traits, recipe.seed)
+    if recipe.data.sources:
+        longest = getattr(model.config.text_config, "max_position_embeddings", None)
+        stream = OwnStream(recipe.data, processor, traits, recipe.seed, longest, skipped)
     trainer = BlockDiffusionTrainer(model, processor, stream, recipe)
-    trainer.resume()
-    final = Path(recipe.output_dir) / "final"
-    trainer.model.save_pretrained(final)
-    if recipe.adapter is None:  # an adapter uses its base's
-        processor.save_pretrained(final)
-    os.sync()
+    try:
+        trainer.resume()
+    except DataError as error:
+        raise without_traceback(error) from error
+    finally:
+        if trainer.is_world_process_zero():
+            list_skipped(skipped)
+    if trainer.is_world_process_zero():
+        with written_whole(Path(recipe.output_dir) / "final") as written:
+            trainer.model.save_pretrained(written)
+            if recipe.adapter is None:  # an adapter uses its base's
+                processor.save_pretrained(written)
+    trainer.accelerator.wait_for_everyone()  # the next stage begins with what was saved
 
 
 def _model(recipe: Recipe) -> tuple[VLMForBlockDiffusion | PeftModel, VLMProcessor]:
@@ -73,14 +93,41 @@ def _model(recipe: Recipe) -> tuple[VLMForBlockDiffusion | PeftModel, VLMProcess
     if recipe.adapter is not None:
         model, processor = _loaded(recipe.init_from or "embedded")
         return attach(model, processor.tokenizer, recipe.adapter, newest), processor
+    if newest is not None and recipe.init_from is None:
+        _check_same_model(newest, recipe.model)
     source = str(newest) if newest else recipe.init_from
     if source is not None:
         return _loaded(source)
-    tokenizer = train_tokenizer(tokenizer_texts(recipe.data, recipe.seed), recipe.model.vocab_size)
+    texts = own_texts if recipe.data.sources else tokenizer_texts
+    tokenizer = train_tokenizer(texts(recipe.data, recipe.seed), recipe.model.vocab_size)
     model = build_model(recipe.model, tokenizer, recipe.seed)
     if recipe.tower.steps:
         warm_up(model.vision_tower, recipe)
     return model, build_processor(model, tokenizer)
+
+
+def _check_same_model(checkpoint: Path, recipe: ModelRecipe) -> None:
+    """ValueError if a checkpoint's model is not the one that the recipe builds, naming the first difference."""
+    if not (checkpoint / "config.json").exists():
+        return  # an adapter, refused with its own reason
+    config = VLMConfig.from_pretrained(str(checkpoint))
+    pairs: list[tuple[str, Any, Any]] = [
+        (name, getattr(config, name), getattr(recipe, name)) for name in ("projector_hidden_size", "frame_pool")
+    ]
+    for section, theirs, build in (
+        ("text", config.text_config, AutoConfig.for_model),
+        ("vision", VisionConfig.from_dict(config.vision_config), VisionConfig),
+        ("diffusion", config.traits, DiffusionTraits),
+    ):
+        asked = getattr(recipe, section)
+        ours = build(**asked) if asked else theirs  # as each class reads them: defaults and other spellings filled in
+        pairs += [(f"{section}.{name}", getattr(theirs, name), getattr(ours, name)) for name in asked]
+    for name, theirs, ours in pairs:
+        if (
+            json.dumps(theirs, sort_keys=True) != json.dumps(ours, sort_keys=True)
+            and name != "diffusion.mask_token_id"
+        ):
+            raise ValueError(f"{checkpoint}: its model.{name} is {theirs!r}, the recipe's {ours!r}")
 
 
 def _loaded(source: str) -> tuple[VLMForBlockDiffusion, VLMProcessor]:

@@ -39,7 +39,7 @@ body { max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { margin-top: 2.5rem; } h3 { margin-bottom: .3rem; font-size: 1rem; }
 img { height: 7rem; margin-right: .5rem; }
 .rows { font: 13px/2 ui-monospace, monospace; }
-.rows span { padding: .15rem .2rem; white-space: pre; border-radius: 2px; }
+.block > span, p.rows > span { display: inline-block; line-height: 1.4; padding: 0 .2rem; white-space: pre-wrap; }
 .block { display: inline; border-left: 2px solid #d33; border-right: 2px solid #d33; margin-right: .15rem; }
 .prompt { color: GrayText; }
 .vision { background: #8884; }
@@ -179,13 +179,13 @@ def main(argv: list[str] | None = None) -> int:
     with_recipe = any(word.partition("=")[0] == "--config" for word in argv)
     parser = argparse.ArgumentParser(
         prog="python -m vlm.training.show",
-        usage="%(prog)s [-h] [--model DIR] [--noise T] [--limit N] [--output F] (SOURCE | --config F [--key value ...])",
+        usage="%(prog)s [--model DIR] [--noise T] [--limit N] [--output F] (SOURCE | --config F [--key value ...])",
         description=__doc__.splitlines()[0],
         allow_abbrev=False,
     )
     if not with_recipe:  # else the value of a recipe's key would be taken for it
         parser.add_argument("source", metavar="SOURCE", help="a file of samples, or a folder of shards")
-    parser.add_argument("--config", metavar="F", help="a recipe, whose stream and rows are shown; its keys may follow")
+    parser.add_argument("--config", metavar="F", help="a recipe, whose stream is shown; its keys may follow")
     parser.add_argument(
         "--model", metavar="DIR", help="whose tokens (default: the recipe's start, or the embedded one)"
     )

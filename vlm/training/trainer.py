@@ -3,6 +3,10 @@
 What differs from the stock trainer: micro-batches become tensors in the main process when an update is gathered (so
 noise is a function of the update and normalisers are its totals), checkpoints appear whole or not at all, and the data
 stream restarts at its position instead of being replayed.
+
+Several processes (``torchrun``, ``accelerate launch``) take the stream's batches in turn, so N of them with A
+micro-batches a step do what one does with N x A. Each backpropagates its own share of the loss over the normalisers of
+all. Gradients are then averaged over processes where the sum is wanted, so a share is multiplied by their number.
 """
 
 import json
@@ -29,6 +33,7 @@ from vlm.training.heldout import heldout_batches
 from vlm.training.optim import build_optimizer, warmup_stable_decay
 from vlm.training.precision import autocast, uses_bf16
 from vlm.training.recipe import Recipe
+from vlm.training.saving import PARTIAL, written_whole
 
 POSITION_FILE = "data_position.json"
 
@@ -60,6 +65,7 @@ class BlockDiffusionTrainer(Trainer):
             getattr(model, part).requires_grad_(False)
         super().__init__(model=model, args=_arguments(recipe), train_dataset=dataset, processing_class=processor)
         self.model_accepts_loss_kwargs = True  # losses are normalised over the whole update already
+        dataset.shard = (self.args.process_index, self.args.world_size)
         self.progress = ProgressLine(self)
         others = [
             c
@@ -90,6 +96,7 @@ class BlockDiffusionTrainer(Trainer):
         if self._rng_from is not None:  # dropout goes on too; the stock trainer restores it only when it replays data
             self._load_rng_state(self._rng_from)
             self._rng_from = None
+        self._check_lengths(gathered)
         step, tokens = self.state.global_step, self.tokens
         recipe, pad = self.recipe, self.processor.tokenizer.pad_token_id
         base = {"vision_tower"} if recipe.adapter is not None else set()  # an adapter leaves it as it is
@@ -101,16 +108,32 @@ class BlockDiffusionTrainer(Trainer):
             [noise_sample(s, tokens, recipe.noise, recipe.objective, recipe.seed, step, progress) for s in b.samples]
             for b in gathered
         ]
-        self.totals = {
+        self.totals = self.over_processes({
             "diffusion": sum(n.normaliser for batch in noised for n in batch),
             "next": float(sum((n.next_targets != IGNORED).sum() for batch in noised for n in batch)),
-        }
+            "rows": sum(len(s.layout.ids) for b in gathered for s in b.samples),
+        })  # fmt: skip
         self.update_ids = [s.encoded.id for b in gathered for s in b.samples]
-        self.update_rows = sum(len(s.layout.ids) for b in gathered for s in b.samples)
         self.last = {"diffusion_loss": 0.0, "ar_loss": 0.0}
         capacity = recipe.data.row_capacity
         batches = [collate(b.samples, n, pad, capacity) for b, n in zip(gathered, noised)]
         return batches, self.totals["diffusion"]
+
+    def _check_lengths(self, batches: list[Batch]) -> None:
+        """ValueError for a sample that has more positions than the model."""
+        most = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        for sample in (s for batch in batches for s in batch.samples):
+            needed = int(sample.layout.position.max()) + 1
+            if most is not None and needed > most:
+                raise ValueError(f"sample {sample.encoded.id}: {needed} positions, but the model has {most}")
+
+    def over_processes(self, shares: dict[str, float]) -> dict[str, float]:
+        """The sums, over all processes, of what each has a share of."""
+        if self.args.world_size == 1:
+            return shares
+        values = torch.tensor(list(shares.values()), dtype=torch.float64, device=self.args.device)
+        torch.distributed.all_reduce(values)
+        return dict(zip(shares, values.tolist()))
 
     def _resized(self, samples: list[Prepared], step: int, progress: float) -> list[Prepared]:
         """The samples at the block sizes that growth draws for this update."""
@@ -125,32 +148,17 @@ class BlockDiffusionTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         for part in self.frozen:
             getattr(self.model, part).eval()  # its running statistics must not move either
-        targets, weights = inputs["targets"].flatten(), inputs["weights"].flatten()
-        next_targets = inputs["next_targets"].flatten()
-        masked = torch.nonzero(targets != IGNORED).squeeze(-1)  # [S] rows to be predicted
-        nexts = torch.nonzero(next_targets != IGNORED).squeeze(-1)  # [N] clean rows that predict
-        logits = self._logits(model, inputs, torch.cat([masked - self.shift, nexts]))  # [S + N, V]
-        diffusion = weighted_cross_entropy(
-            logits[: len(masked)], targets[masked], weights[masked], self.totals["diffusion"]
-        )
-        ones = weights.new_ones(len(nexts))
-        ar = weighted_cross_entropy(logits[len(masked) :], next_targets[nexts], ones, self.totals["next"])
+        diffusion, ar = losses(model, inputs, self.shift, self.totals)
         loss = diffusion + self.recipe.objective.ar_weight * ar
         if not torch.isfinite(loss):
             raise NonFiniteLoss(f"loss is {loss.item()} at step {self.state.global_step}; samples {self.update_ids}")
         self.last["diffusion_loss"] += diffusion.item()
         self.last["ar_loss"] += ar.item()
-        return loss
+        return loss * self.args.world_size
 
     @property
     def shift(self) -> int:
         return self.model.config.traits.prediction_shift
-
-    def _logits(self, model, inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
-        """Logits [S, V] at flat row indices ``at`` [S] of a micro-batch."""
-        media = {k: inputs[k] for k in ("pixel_values", "pixel_values_videos") if k in inputs}
-        rows, source = rows_of(inputs), inputs["source"]
-        return model(input_ids=inputs["ids"], rows=rows, source=source, logits_at=at, **media).logits
 
     @cached_property
     def heldout(self) -> tuple[list[dict[str, torch.Tensor]], float]:
@@ -158,7 +166,10 @@ class BlockDiffusionTrainer(Trainer):
 
     @torch.no_grad()
     def nelbo(self) -> float:
-        """The nominal NELBO of the fixed held-out batch, nats a supervised slot (`vlm.training.heldout`)."""
+        """The nominal NELBO of the fixed held-out batch, nats a supervised slot (`vlm.training.heldout`).
+
+        Every process measures the same: they wait for each other anyway.
+        """
         batches, slots = self.heldout
         model, was_training, total = self.model_wrapped, self.model.training, 0.0
         model.eval()
@@ -166,40 +177,43 @@ class BlockDiffusionTrainer(Trainer):
             targets, weights = batch["targets"].flatten(), batch["weights"].flatten()
             masked = torch.nonzero(targets != IGNORED).squeeze(-1)  # [S]
             with autocast(self.recipe.precision):
-                logits = self._logits(model, batch, masked - self.shift)  # [S, V]
+                logits = _logits(model, batch, masked - self.shift)  # [S, V]
             total += weighted_cross_entropy(logits, targets[masked], weights[masked], slots).item()
         model.train(was_training)
         return total
 
     def _get_output_dir(self, trial) -> str:
         base = super()._get_output_dir(trial)
-        return os.path.join(base, ".partial") if self._partial else base
+        return os.path.join(base, PARTIAL) if self._partial else base
 
     def _save_checkpoint(self, model, trial) -> None:
         """Write beside, then rename: a checkpoint directory is whole or does not exist."""
-        run = Path(self.args.output_dir)
-        name = f"checkpoint-{self.state.global_step}"
-        self._partial = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._partial = False
-        written = run / ".partial" / name
-        (written / POSITION_FILE).write_text(json.dumps(self.position))
-        for path in written.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(run / name, ignore_errors=True)
-        written.rename(run / name)
-        directory = os.open(run, os.O_RDONLY)
-        os.fsync(directory)  # the new name itself
-        os.close(directory)
-        for old in checkpoints(run)[:-2]:
+        run, first = Path(self.args.output_dir), self.is_world_process_zero()
+        with written_whole(run / f"checkpoint-{self.state.global_step}", renames=first) as written:
+            self._partial = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._partial = False
+            self.accelerator.wait_for_everyone()  # every process has added its random state
+            if first:
+                (written / POSITION_FILE).write_text(json.dumps(self.position))
+        for old in checkpoints(run)[:-2] if first else []:
             shutil.rmtree(old)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"{checkpoint}: its optimiser's state does not fit this recipe; optim.name, optim.frozen and which "
+                "parts have a learning rate of their own must stay as they were"
+            ) from error
 
     def resume(self) -> None:
         """Train, from the newest checkpoint of the run if it has one; a run that has all its steps is left alone."""
-        found = checkpoints(Path(self.args.output_dir))
+        run = Path(self.args.output_dir)
+        found = checkpoints(run)
         if found and _step_of(found[-1]) >= self.recipe.max_steps:
             return
         if found:
@@ -207,10 +221,39 @@ class BlockDiffusionTrainer(Trainer):
             self.position = (window, number)
             self.train_dataset.start = (window, number + 1)
             self._rng_from = str(found[-1])
+        if self.is_world_process_zero():
+            shutil.rmtree(run / PARTIAL, ignore_errors=True)  # what a kill left
         try:
             self.train(resume_from_checkpoint=self._rng_from)
         finally:
             self.progress.bar.stop()  # whatever stopped the run, the terminal gets its cursor back
+
+
+def losses(
+    model, batch: dict[str, torch.Tensor], shift: int, totals: dict[str, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The diffusion loss and the next-token loss of one micro-batch, each over the update's normaliser.
+
+    Args:
+        batch: what `collate` makes.
+        shift: the model's prediction shift.
+        totals: the normalisers, ``diffusion`` and ``next``.
+    """
+    targets, weights = batch["targets"].flatten(), batch["weights"].flatten()
+    next_targets = batch["next_targets"].flatten()
+    masked = torch.nonzero(targets != IGNORED).squeeze(-1)  # [S] rows to be predicted
+    nexts = torch.nonzero(next_targets != IGNORED).squeeze(-1)  # [N] clean rows that predict
+    logits = _logits(model, batch, torch.cat([masked - shift, nexts]))  # [S + N, V]
+    split, ones = len(masked), weights.new_ones(len(nexts))
+    diffusion = weighted_cross_entropy(logits[:split], targets[masked], weights[masked], totals["diffusion"])
+    return diffusion, weighted_cross_entropy(logits[split:], next_targets[nexts], ones, totals["next"])
+
+
+def _logits(model, batch: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
+    """Logits [S, V] at flat row indices ``at`` [S] of a micro-batch."""
+    media = {k: batch[k] for k in ("pixel_values", "pixel_values_videos") if k in batch}
+    rows, source = rows_of(batch), batch["source"]
+    return model(input_ids=batch["ids"], rows=rows, source=source, logits_at=at, **media).logits
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -230,7 +273,7 @@ def _as_is(batch):
 
 
 def _arguments(recipe: Recipe) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=recipe.output_dir,
         max_steps=recipe.max_steps,
         gradient_accumulation_steps=recipe.accumulation,
@@ -246,4 +289,9 @@ def _arguments(recipe: Recipe) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
         seed=recipe.seed,
+        activation_checkpointing=recipe.gradient_checkpointing,
+        ddp_find_unused_parameters=True,  # a batch may hold no picture, and parts are frozen for a while
     )
+    if arguments.n_gpu > 1:  # a process uses one; DataParallel would cut the batch's tensors without regard to rows
+        arguments._n_gpu = 1
+    return arguments

@@ -7,11 +7,13 @@ at once; the heads are thrown away, the tower is kept. A vision encoder that bri
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -25,6 +27,7 @@ from vlm.training.precision import autocast
 from vlm.training.recipe import Recipe, TowerRecipe
 
 LOG_STEPS, SAVE_STEPS = 20, 250
+STATE = "state.safetensors"
 HELDOUT_PAGES = 96  # of each kind, for the accuracy written at the end
 
 
@@ -87,9 +90,11 @@ def warm_up(tower: VisionEncoder, recipe: Recipe) -> dict[str, float]:
     """Train ``tower`` in place for ``recipe.tower.steps``; returns held-out accuracy by label.
 
     State stands in ``output_dir/tower/`` every few hundred steps: a stopped warm-up goes on where it was, a finished
-    one is only loaded.
+    one is only loaded. Of several processes the first one trains it, the others load what came of it.
     """
     folder = Path(recipe.output_dir) / "tower"
+    if os.environ.get("RANK", "0") != "0":
+        _wait(folder / STATE, recipe.tower.steps)
     torch.manual_seed(recipe.seed)
     heads = Heads(tower.hidden_size)
     parameters = [*tower.parameters(), *heads.parameters()]
@@ -161,12 +166,23 @@ def _save(folder: Path, step: int, tower: nn.Module, heads: nn.Module, optimizer
         state |= {f"optimizer.{number}.{key}": value for key, value in entry.items()}
     partial = folder / "state.partial"
     save_file({k: v.contiguous() for k, v in state.items()}, partial, metadata={"step": str(step)})
-    os.replace(partial, folder / "state.safetensors")
+    os.replace(partial, folder / STATE)
+
+
+def _wait(state: Path, steps: int) -> None:
+    """Return when another process has written the state after ``steps``."""
+    while not state.exists() or _steps_done(state) < steps:
+        time.sleep(1)
+
+
+def _steps_done(state: Path) -> int:
+    with safe_open(state, "pt") as file:
+        return int(file.metadata()["step"])
 
 
 def _load(folder: Path, tower: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Restore what `_save` wrote; the step it stood at, 0 if there is nothing."""
-    path = folder / "state.safetensors"
+    path = folder / STATE
     if not path.exists():
         return 0
     state = load_file(path)

@@ -97,15 +97,16 @@ def relations_answer(question, things):
         r"larger": lambda a, b: SIZES.index(a["size"]) > SIZES.index(b["size"]),
         r"smaller": lambda a, b: SIZES.index(a["size"]) < SIZES.index(b["size"]),
     }
+    question = question.replace("Is that right?", "")  # no direction
     (test,) = [t for pattern, t in tests.items() if re.search(rf"\b({pattern})\b", question)]
     involved = [named(things, *look) for look in NAME.findall(question)]
-    if "directly" in question:
+    if "directly" in question.lower():
         near = [t for t in things if sum(abs(p - q) for p, q in zip(grid(t), grid(involved[0]), strict=True)) == 1]
         (found,) = [t for t in near if test(t, involved[0])]
         return f"{found['color']} {found['shape']}"
     a, b = involved
     assert test(a, b) != test(b, a), "without a margin there is nothing to ask"
-    if re.search(r"\b(which|what)\b", question.lower()):
+    if re.search(r"\b(which|what|name the one)\b", question.lower()):
         return "{color} {shape}".format(**(a if test(a, b) else b))
     return "yes" if test(a, b) else "no"
 

@@ -14,7 +14,7 @@ from vlm.generation.verify import agreed
 def prompts(count: int, seed: int = 0) -> list[Request]:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 12, (count,), generator=generator).tolist()
-    return [Request(torch.randint(20, 250, (length,), generator=generator)) for length in lengths]
+    return [Request(torch.randint(20, 250, (n,), generator=generator), seed=i) for i, n in enumerate(lengths)]
 
 
 @pytest.mark.parametrize("traits", [{}, {"prediction_shift": 1}], ids=["shift 0", "shift 1"])

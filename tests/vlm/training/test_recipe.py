@@ -44,7 +44,7 @@ def test_the_demo_recipe_is_typed_and_agrees_with_itself(demo):
     assert traits.ar_mode and traits.context_attention == "causal" and demo.objective.ar_weight > 0
     assert set(demo.data.block_sizes) == set(traits.trained_block_sizes)
     assert demo.optim.warmup_steps + demo.optim.decay_steps <= demo.max_steps
-    assert demo.optim.vision_start < demo.max_steps
+    assert demo.optim.vision_start <= demo.max_steps
 
 
 def test_the_demo_mixture_reaches_every_kind_of_question(demo):

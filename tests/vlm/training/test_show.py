@@ -60,7 +60,8 @@ def test_cells_are_the_rows(traits, t):
         assert found.count("shown", "shown fill") == (layout.maskable & ~hidden).sum()
         assert {0.0: not hidden.any(), 0.5: True, 1.0: np.array_equal(hidden, layout.maskable)}[t]
         borders = {(v, a, b, k) for v, a, b, k in zip(layout.view, layout.block_start, layout.block_end, layout.block)}
-        assert found.count("block") >= len(borders)
+        if traits.get("context_attention") != "full":  # there the prompt of every turn is one block
+            assert found.count("block") == len(borders)
         next_rows = np.flatnonzero(layout.next_supervised) + 1
         assert found.count("next") == len(next_rows)
         repeats = [re.search(r"× (\d+)$", text) for kind, text in found.cells if kind == "vision"]
@@ -96,7 +97,7 @@ def test_a_file_becomes_a_page_without_its_markup(tmp_path, capsys):
     assert text == "red & <i>warm</i><|end|>"
     assert 'src="data:image/png;base64,' in page and "http" not in page.replace("http-equiv", "")
     skipped = capsys.readouterr().err.splitlines()
-    assert len(skipped) == 2 and "'<1>'" in skipped[0] and "<|mask|>" in skipped[0] and "line" in skipped[1] + "line"
+    assert len(skipped) == 2 and "'<1>'" in skipped[0] and "<|mask|>" in skipped[0] and "data.jsonl:3" in skipped[1]
 
 
 def test_a_recipe_becomes_a_page_of_its_own_stream(tmp_path, capsys):

@@ -1,0 +1,29 @@
+"""Scores and their intervals. Pure functions, each stated by its definition."""
+
+from eval.metrics.choice import chosen_letter, multiple_choice
+from eval.metrics.intervals import bootstrap_interval, bootstrap_scores, interval, wilson_interval
+from eval.metrics.slots import f1, json_validity, matching, slot_counts, slot_f1, things_in
+from eval.metrics.text import anls, edit_distance, exact_match, normalise, relaxed_accuracy
+from eval.metrics.vqa import processed, vqa_accuracy
+
+__all__ = [
+    "anls",
+    "bootstrap_interval",
+    "bootstrap_scores",
+    "chosen_letter",
+    "edit_distance",
+    "exact_match",
+    "f1",
+    "interval",
+    "json_validity",
+    "matching",
+    "multiple_choice",
+    "normalise",
+    "processed",
+    "relaxed_accuracy",
+    "slot_counts",
+    "slot_f1",
+    "things_in",
+    "vqa_accuracy",
+    "wilson_interval",
+]

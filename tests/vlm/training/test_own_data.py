@@ -1,0 +1,179 @@
+"""Training on one's own files: the same batches from anywhere, bad samples listed, unlearnt turns left alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from data_pipelines.errors import DataError
+from data_pipelines.mixture import Source
+from tests.vlm.tiny import tiny_model
+from tests.vlm.training.small import data_recipe, pair
+from train import main
+from vlm.layout import answer_spans
+from vlm.training.own_data import OwnStream, own_texts, skipped_reasons, without_traceback
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "pictures").mkdir()
+    for name in ("red", "green", "blue"):
+        Image.new("RGB", (30, 20), name).save(tmp_path / "pictures" / f"{name}.png")
+    return tmp_path
+
+
+def llava(n: int) -> list[dict]:
+    """Picture questions, every third without a picture."""
+    records = []
+    for i in range(n):
+        colour = ("red", "green", "blue")[i % 3]
+        turns = [{"from": "human", "value": f"<image>\nWhat color is {i}?"}, {"from": "gpt", "value": colour}]
+        records.append({"id": str(i), "image": f"{colour}.png", "conversations": turns})
+        if i % 3 == 2:
+            turns[0]["value"] = f"Name color {i}."
+            del records[-1]["image"]
+    return records
+
+
+def write(folder, records):
+    (folder / "data.json").write_text(json.dumps(records))
+    return Source(str(folder / "data.json"), weight=3, media_root=str(folder / "pictures"))
+
+
+def own(folder, sources, longest=None, **changes) -> OwnStream:
+    model, processor = pair()
+    recipe = data_recipe(sources=sources, **changes)
+    return OwnStream(recipe, processor, model.config.traits, 0, longest, folder / "skipped.jsonl")
+
+
+def ids(batch) -> list[str]:
+    return [sample.encoded.id for sample in batch.samples]
+
+
+def test_batches_go_on_from_any_position_and_processes_share_them(folder):
+    sources = [write(folder, llava(10)), Source("playground:counting", weight=1)]
+    batches = [batch for batch, _ in zip(own(folder, sources), range(12))]
+    for at in (1, 4, 7):
+        again = own(folder, sources)
+        again.start = batches[at].position
+        assert [ids(batch) for batch, _ in zip(again, range(3))] == [ids(batch) for batch in batches[at : at + 3]]
+    for index in (0, 1):
+        shared = own(folder, sources)
+        shared.shard = (index, 2)
+        assert [ids(batch) for batch, _ in zip(shared, range(4))] == [ids(b) for b in batches[index:8:2]]
+    assert any("playground/counting" in name for batch in batches for name in ids(batch))
+    assert any(len(sample.encoded.images) == 0 for batch in batches for sample in batch.samples)
+
+
+def test_turns_without_loss_are_read_and_not_learnt(folder):
+    turns = [("user", "What?"), ("assistant", "red"), ("user", "And?"), ("assistant", "blue"), ("user", "So?"),
+             ("assistant", "green")]  # fmt: skip
+    messages = [{"role": role, "content": text} for role, text in turns]
+    _, processor = pair()
+    whole = processor.encode(messages, [])
+    messages[1]["loss"], messages[3]["loss"] = False, True
+    part = processor.encode(messages, [])
+    assert np.array_equal(part.input_ids, whole.input_ids)
+    assert answer_spans(part.is_answer) == answer_spans(whole.is_answer)[1:]
+    (folder / "loss.jsonl").write_text(json.dumps({"id": "x", "messages": messages}) + "\n")
+    sample = own(folder, [Source(str(folder / "loss.jsonl"))]).sample(0)
+    learnt = set(sample.layout.source[sample.layout.maskable]) - {-1}
+    assert learnt == set(np.flatnonzero(part.is_answer))
+    assert set(np.flatnonzero(sample.layout.next_supervised) + 1) == learnt
+
+
+def spoilt(folder) -> Source:
+    """Eight samples, of which four cannot be used."""
+    records = llava(8)
+    records[0]["image"] = "gone.png"
+    records[1]["conversations"][1]["value"] = "blue " * 400
+    records[3]["conversations"] = records[3]["conversations"][:1]
+    records[4]["conversations"][1]["value"] = "<|end|>"
+    return write(folder, records)
+
+
+def test_bad_samples_are_listed_once_and_leave_the_others_alone(folder):
+    stream = own(folder, [spoilt(folder)])
+    for number in range(4):
+        good = [s.encoded.id for samples in stream.window(number) for s in samples]
+        assert sorted(name.split(" (")[0].rpartition(" ")[2] for name in good) == ["3", "6", "7", "8"]
+    reasons = sorted(skipped_reasons(folder / "skipped.jsonl"))
+    assert len(reasons) == 4
+    for reason, says in zip(reasons, ("gone.png: no such file", "more than data.rows_per_batch 900",
+                                      "no answer token", "reserved token")):  # fmt: skip
+        assert says in reason and reason.startswith(str(folder / "data.json"))
+    assert "item 1" in reasons[0] and "sample '1'" in reasons[1]
+
+
+def test_a_sample_longer_than_the_model_is_bad(folder):
+    with pytest.raises(DataError, match="positions, but the model has 9"):
+        own(folder, [write(folder, llava(3))], longest=9).sample(0)
+
+
+def test_under_raise_the_first_bad_sample_stops_and_with_none_good_the_run_ends(folder, monkeypatch):
+    with pytest.raises(DataError, match="item"):
+        list(own(folder, [spoilt(folder)], bad_samples="raise").window(0))
+    records = llava(8)
+    for record in records:
+        record["image"] = "gone.png"
+        record["conversations"][0]["value"] = "<image>"
+    monkeypatch.setattr("vlm.training.own_data.BARREN", 16)
+    with pytest.raises(DataError, match="the last 16 samples cannot be used"):
+        next(iter(own(folder, [write(folder, records)])))
+
+
+def test_a_workers_traceback_is_taken_off():
+    wrapped = DataError(
+        'Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\n'
+        "data_pipelines.errors.DataError: a.json: item 1: not JSON\n"
+    )
+    assert str(without_traceback(wrapped)) == "a.json: item 1: not JSON"
+    assert str(without_traceback(DataError("plain"))) == "plain"
+
+
+def test_the_tokenizer_learns_from_the_sources_own_words(folder):
+    texts = list(own_texts(data_recipe(sources=[write(folder, llava(4))]), seed=0, n_samples=4))
+    assert sorted(texts) == sorted(["What color is 0?", "red", "What color is 1?", "green", "Name color 2.", "blue",
+                                    "What color is 3?", "red"])  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_steps_of_train_py_on_a_llava_file(folder, capsys):
+    model, processor = tiny_model(dtype=torch.float32)
+    model.save_pretrained(folder / "start")
+    processor.save_pretrained(folder / "start")
+    source = spoilt(folder)
+    recipe = {
+        "init_from": str(folder / "start"), "max_steps": 2, "save_steps": 2, "log_steps": 1, "precision": "fp32",
+        "eval_steps": 50, "optim": {"warmup_steps": 1, "decay_steps": 1},
+        "data": {"sources": [{"path": source.path, "media_root": source.media_root}], "workers": 0, "window": 8,
+                 "rows_per_batch": 900, "block_sizes": {4: 1.0}},
+    }  # fmt: skip
+    (folder / "own.yaml").write_text(yaml.safe_dump(recipe))
+    command = ["--config", str(folder / "own.yaml"), "--output_dir"]
+    assert main([*command, str(folder / "run")]) == 0
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+    assert all(np.isfinite(line["loss"]) and line["diffusion_loss"] > 0 for line in lines if "loss" in line)
+    assert (folder / "run" / "final" / "model.safetensors").exists()
+    assert "4 samples were skipped" in capsys.readouterr().err
+    assert main([*command, str(folder / "stopped"), "--data.bad_samples", "raise", "--data.workers", "1"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert str(folder / "data.json") in line and "Traceback" not in line
+
+
+def test_sources_and_a_stages_own_phases_exclude_each_other(folder):
+    from tests.vlm.training.small import small_recipe
+    from vlm.training.curricula import Stage
+    from vlm.training.recipe import OptimRecipe, Phase
+
+    stage = Stage(2, {"projector": 1e-3}, "one", phases=[Phase(0, {"counting": 1.0})])
+    recipe = small_recipe(folder / "run", optim=OptimRecipe(warmup_steps=0, decay_steps=0), max_steps=2)
+    assert replace(recipe, stages=[stage]).stages == [stage]
+    with pytest.raises(ValueError, match="data.sources and the phases of a stage"):
+        replace(recipe, data=data_recipe(sources=[Source("playground:counting", weight=1)]), stages=[stage])

@@ -1,0 +1,54 @@
+"""Directories that are whole or do not exist: written beside, flushed to the disk, then given their name.
+
+A write that fails, on a full disk above all, takes its own remains away: what was saved before still stands, and the
+next try has the room.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL = ".partial"  # the folder that holds what is being written
+
+
+@contextmanager
+def written_whole(target: Path, renames: bool = True) -> Iterator[Path]:
+    """A directory to write into; it becomes ``target`` when the block ends without an error.
+
+    Args:
+        renames: whether this process flushes it and gives it its name. Of several that write into it one does.
+
+    Raises:
+        OSError: for whatever stopped the writing, one line that names ``target``.
+    """
+    partial = target.parent / PARTIAL / target.name
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if renames:
+            _flush(partial)
+    except Exception as error:  # torch, safetensors and tokenizers each have a class of their own for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"{target}: could not be saved ({_first_line(error)})") from error
+    if renames:
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        _sync(target.parent)  # the new name itself
+
+
+def _flush(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
