@@ -8,13 +8,12 @@ pass), and only the valid run from the first open slot commits: ratios are of wh
 """
 
 import argparse
-import json
 import sys
 import warnings
 
-from benchmarks.measure import at_least, command, machine, names, ranged, ratios, spread, turns
+from benchmarks.measure import at_least, command, machine, names, parser, ranged, ratios, spread, turns
 from data_pipelines.playground.scene_json import SCHEMA
-from eval.metrics import f1
+from eval.metrics import f1, json_validity
 from eval.suites import playground
 from vlm.answering import answer_batch, build_request, own_strategy, settings
 from vlm.checkpoints.load import load
@@ -50,18 +49,10 @@ def _summary(answers: list) -> dict:
     tokens, forwards = sum(a.tokens for a, _ in answers), sum(a.forwards for a, _ in answers)
     return {
         "slot_f1": round(f1(*map(sum, zip(*counts))), 4),
-        "parses": sum(_parses(answer.answer) for answer, _ in answers),
+        "parses": sum(json_validity(answer.answer) > 0 for answer, _ in answers),
         "items": len(answers),
         "tokens_per_forward": round(tokens / forwards, 3),
     }
-
-
-def _parses(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def lines(report: dict) -> str:
@@ -77,17 +68,9 @@ def lines(report: dict) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.constraint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", help="a checkpoint (default: the embedded model)")
-    parser.add_argument("--modes", default=",".join(MODES), help="default: %(default)s")
-    parser.add_argument("--limit", type=int, default=40, help="items (default 40)")
-    parser.add_argument("--seed", type=int, default=1, help="of the held-out items (default 1)")
-    parser.add_argument("--output", default="runs/benchmarks/constraint.json", help="default: %(default)s")
-    return parser.parse_args(argv)
+    found = parser("constraint", __doc__, 40, "items")
+    found.add_argument("--modes", default=",".join(MODES), help="default: %(default)s")
+    return found.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from benchmarks.measure import at_least, command, machine, names, ranged
+from benchmarks.measure import at_least, command, machine, names, parser, ranged
 from benchmarks.paired import Arm, Item, answer_items, cost, interval, versus
 from benchmarks.passes import row_cost
 from eval.suites import playground
@@ -115,22 +115,14 @@ def _lossless_line(v: dict) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decoding",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", help="a checkpoint (default: the embedded model)")
-    parser.add_argument("--families", default="describe,json", help="comma-separated (default: describe,json)")
-    parser.add_argument("--modes", default=",".join(MODES), help=f"of {', '.join(MODES)} (default: all)")
-    parser.add_argument("--precisions", default="fp32", help=f"of {', '.join(PRECISIONS)} (default: fp32)")
-    parser.add_argument("--limit", type=int, default=40, help="items per family (default 40)")
-    parser.add_argument("--policy", help="of block mode (default: the checkpoint's)")
-    parser.add_argument("--threshold", type=float, help="of block mode (default: the checkpoint's)")
-    parser.add_argument("--block-size", type=int, help="of block and speculative mode (default: the checkpoint's)")
-    parser.add_argument("--seed", type=int, default=1, help="of the held-out items (default 1)")
-    parser.add_argument("--output", default="runs/benchmarks/decoding.json", help="default: %(default)s")
-    return parser.parse_args(argv)
+    found = parser("decoding", __doc__, 40)
+    found.add_argument("--families", default="describe,json", help="comma-separated (default: describe,json)")
+    found.add_argument("--modes", default=",".join(MODES), help=f"of {', '.join(MODES)} (default: all)")
+    found.add_argument("--precisions", default="fp32", help=f"of {', '.join(PRECISIONS)} (default: fp32)")
+    found.add_argument("--policy", help="of block mode (default: the checkpoint's)")
+    found.add_argument("--threshold", type=float, help="of block mode (default: the checkpoint's)")
+    found.add_argument("--block-size", type=int, help="of block and speculative mode (default: the checkpoint's)")
+    return found.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

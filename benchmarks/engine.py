@@ -26,6 +26,7 @@ from benchmarks.measure import (
     machine,
     names,
     now,
+    parser,
     ranged,
     ratios,
     settled,
@@ -244,18 +245,12 @@ _FIGURES = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", help="a checkpoint (default: the embedded model)")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--limit", type=int, default=10, help="items, videos or rounds a figure (default 10)")
-    parser.add_argument("--contexts", default="512,4096,16384", help="of cache (default: %(default)s)")
-    parser.add_argument("--batches", default="1,2,4,8,16", help="of batch (default: %(default)s)")
-    parser.add_argument("--block-size", type=int, help="default: the checkpoint's")
-    parser.add_argument("--seed", type=int, default=1, help="of the held-out items (default 1)")
-    parser.add_argument("--output", default="runs/benchmarks/engine.json", help="default: %(default)s")
-    return parser.parse_args(argv)
+    found = parser("engine", __doc__, 10, "items, videos or rounds a figure")
+    found.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (default: all)")
+    found.add_argument("--contexts", default="512,4096,16384", help="of cache (default: %(default)s)")
+    found.add_argument("--batches", default="1,2,4,8,16", help="of batch (default: %(default)s)")
+    found.add_argument("--block-size", type=int, help="default: the checkpoint's")
+    return found.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

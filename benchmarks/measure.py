@@ -8,7 +8,7 @@ import json
 import statistics
 import sys
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -95,6 +95,18 @@ def at_least(arguments: Namespace, **least: int) -> None:
         value = getattr(arguments, name)
         if value < low:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {low}")
+
+
+def parser(name: str, doc: str, items: int, counted: str = "items per family") -> ArgumentParser:
+    """A benchmark's command line with what all of them take; ``items`` is the default of ``--limit``."""
+    found = ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=doc, formatter_class=RawDescriptionHelpFormatter
+    )
+    found.add_argument("--model", help="a checkpoint (default: the embedded model)")
+    found.add_argument("--limit", type=int, default=items, help=f"{counted} (default {items})")
+    found.add_argument("--seed", type=int, default=1, help="of the held-out items (default 1)")
+    found.add_argument("--output", default=f"runs/benchmarks/{name}.json", help="default: %(default)s")
+    return found
 
 
 def command(output: str, run: Callable[[], dict], lines: Callable[[dict], str]) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.measure import at_least, command, machine, ranged, whole_numbers
+from benchmarks.measure import at_least, command, machine, parser, ranged, whole_numbers
 from benchmarks.paired import Arm, Item, answer_items, cost, interval, versus
 from eval.suites import playground
 from vision_encoders.config import nearest
@@ -176,17 +176,11 @@ def lines(report: dict) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", help="a checkpoint (default: the embedded model)")
-    parser.add_argument("--families", default="describe,json", help="comma-separated (default: describe,json)")
-    parser.add_argument("--policies", help=f"NAME or NAME=V/V, of {', '.join(GRID)} (default: all)")
-    parser.add_argument("--block-sizes", help="comma-separated (default: all that were trained)")
-    parser.add_argument("--limit", type=int, default=20, help="items per family (default 20)")
-    parser.add_argument("--seed", type=int, default=1, help="of the held-out items (default 1)")
-    parser.add_argument("--output", default="runs/benchmarks/sweep.json", help="default: %(default)s")
-    return parser.parse_args(argv)
+    found = parser("sweep", __doc__, 20)
+    found.add_argument("--families", default="describe,json", help="comma-separated (default: describe,json)")
+    found.add_argument("--policies", help=f"NAME or NAME=V/V, of {', '.join(GRID)} (default: all)")
+    found.add_argument("--block-sizes", help="comma-separated (default: all that were trained)")
+    return found.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from data_pipelines.playground import item
 from data_pipelines.playground.scene import Scene, Thing, draw
+from data_pipelines.playground.scene_json import SCHEMA
 from data_pipelines.record import image_part, text_part, video_part
 
 HERE = Path(__file__).parent
@@ -53,6 +54,7 @@ def main() -> None:
     write_clip(HERE / "bounce.mp4", item("video", "heldout", SEED, CLIP, max_side=CLIP_SIDE).media)
     lines = [json.dumps({"id": id, "messages": messages}) + "\n" for id, messages in requests().items()]
     (HERE / "requests.jsonl").write_text("".join(lines), encoding="utf-8")
+    (HERE / "scene.schema.json").write_text(json.dumps(SCHEMA, indent=1) + "\n", encoding="utf-8")
 
 
 def _draw(things: tuple[Thing, ...], width: int, height: int, seed: int) -> Image.Image:
