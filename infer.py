@@ -13,9 +13,6 @@ import warnings
 
 warnings.filterwarnings("ignore")
 
-DECODING = ("mode", "policy", "policy_args", "threshold", "block_size", "denoising_steps", "max_new_tokens")
-SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop_strings")
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -111,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from data_pipelines.media import open_media
     from data_pipelines.readers.messages import user_sample
-    from vlm.answering import build_request, own_strategy, settings
+    from vlm.answering import SAMPLING, SETTINGS, build_request, own_strategy, settings
     from vlm.checkpoints.load import load
     from vlm.cli.trace_page import check_trace_path
 
@@ -123,9 +120,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.trace is not None:
         check_trace_path(arguments.trace)
     grammar = _grammar(arguments)  # and so are a bad schema and a bad pattern
-    model, processor = load(arguments.model, arguments.adapter, dtype, arguments.device, arguments.quantize)
     arguments.policy_args, arguments.stop_strings = _policy_args(arguments.policy_arg), arguments.stop
-    given = {name: getattr(arguments, name) for name in DECODING + SAMPLING}
+    model, processor = load(arguments.model, arguments.adapter, dtype, arguments.device, arguments.quantize)
+    given = {name: getattr(arguments, name) for name in (*SETTINGS, *SAMPLING, "seed")}
     config = settings(model, tokenizer=processor.tokenizer, **given)
     name = arguments.model or "embedded"
     if arguments.chat:

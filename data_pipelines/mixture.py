@@ -74,6 +74,8 @@ class Source:
     def __post_init__(self):
         if bool(self.path) == bool(self.playground):
             raise DataError("a source needs one of path and playground")
+        if not isinstance(self.playground, dict):
+            raise DataError(f"playground must be families and their shares, not {self.playground!r}")
         for name, share in self.families.items():
             if name not in playground.FAMILIES:
                 raise DataError(f"unknown playground family {name!r} (known: {', '.join(playground.FAMILIES)})")
@@ -128,8 +130,10 @@ class Mixture:
     def __init__(self, sources: Sequence[Source], seed: int = 0, buffer: int = 4096, once: bool = False):
         if not sources:
             raise DataError("a mixture needs at least one source")
-        if buffer < 1:
-            raise DataError(f"the shuffle buffer must be at least 1, not {buffer}")
+        if not isinstance(seed, int) or seed < 0:
+            raise DataError(f"the seed must be a whole number from 0 on, not {seed!r}")
+        if not isinstance(buffer, int) or buffer < 1:
+            raise DataError(f"the shuffle buffer must be at least 1, not {buffer!r}")
         kinds = [_Playground if source.families else _Files for source in sources]
         self.feeds = [kind(source, [seed, n], buffer) for n, (kind, source) in enumerate(zip(kinds, sources))]
         self.sizes = [feed.size for feed in self.feeds]

@@ -130,9 +130,10 @@ def plot(findings: Findings, path: Path) -> None:
         bins = _bins(counts)
         axes.bar(range(len(bins)), [number for _, number in bins], width=0.9, color="#4477aa")
         axes.set_xticks(range(len(bins)), [label for label, _ in bins], rotation=45, ha="right", fontsize=8)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, format="png")
 
 
 def main(argv: list[str] | None = None) -> int:

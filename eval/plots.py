@@ -48,8 +48,8 @@ def against_speed(points: Sequence[Point]) -> str:
         axes.errorbar(speed, score, yerr=error, fmt="o", color=BLUE, ecolor=INK, capsize=3, lw=1)
         axes.annotate(_named(name), (speed, score), xytext=(7, 5), textcoords="offset points", fontsize=9)
     axes.set(xlabel="tokens per forward", ylabel="mean score of the families, %")
-    axes.set_xlim(left=0)
     axes.margins(x=0.25)
+    axes.set_xlim(left=0)  # the last: from here on margins do not count
     _plain(axes, "both")
     return _svg(canvas)
 

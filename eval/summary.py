@@ -81,11 +81,14 @@ def table(records: Sequence[ItemRecord], title: str) -> Table:
 
 
 def terminal_table(title: str, names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """Narrow enough for 80 columns: a header's last word takes a second line."""
-    out = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    """Narrow enough for 80 columns: a header's last word takes a second line, and so do long names, never numbers."""
+    out = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in names:
         header = re.sub(r" (?=\w{3,}$|s$)", "\n", name)
-        out.add_column(header, justify="left" if name in ("family", "metric") else "right", no_wrap=True)
+        if name in ("family", "metric"):
+            out.add_column(header, overflow="fold")
+        else:
+            out.add_column(header, justify="right", no_wrap=True)
     for cells in lines:
         out.add_row(*cells)
     return out

@@ -137,6 +137,24 @@ def test_requests_of_a_file_set_their_own(here, tmp_path):
         assert ("logprobs" in record) == ("logprobs" in extra)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 3.5}, {"top_k": 2.5, "temperature": 1.0}, {"block_size": 4.0}, {"stop_strings": [5]},
+        {"policy_args": {"tau": "high"}}, {"seed": 2**70}, {"seed": float("inf")}, {"regex": 5}, {"choices": 5},
+    ],
+)  # fmt: skip
+def test_a_setting_of_the_wrong_type_fails_alone(here, tmp_path, wrong):
+    model, processor = load(str(here / "model"))
+    messages = [{"role": "user", "content": "red"}]
+    lines = [{"id": "0", "messages": messages, **wrong}, {"id": "1", "messages": messages}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = settings(model, max_new_tokens=3)
+    assert run_batch(model, processor, config, str(tmp_path / "in.jsonl"), str(tmp_path / "out"), 2, 4, "tiny") == 1
+    bad, good = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert bad["error"] and "answer" in good
+
+
 def test_torch_dtype_of_quantised_models_is_float32(here):
     model, _ = load(str(here / "model"), quantize="int8")
     assert model.dtype == torch.float32

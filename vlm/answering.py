@@ -83,8 +83,7 @@ def answer_batch(
         for name in ("pixel_values", "pixel_values_videos"):
             pixels = getattr(request, name)
             setattr(request, name, pixels if pixels is None else pixels.to(device))
-    extra = {"tokenizer": processor.tokenizer} if config.stop_strings else {}
-    states = answer(model, requests, config, None, on_step, store, max_batch, **extra)
+    states = answer(model, requests, config, None, on_step, store, max_batch, tokenizer=processor.tokenizer)
     return [_answer(processor, state, logprobs) for state in states]
 
 
@@ -106,9 +105,9 @@ def own_strategy(model, processor: VLMProcessor, config, given: Mapping[str, Any
         raise ValueError(f"{' and '.join(grammars)} exclude each other: give one of them")
     try:
         own = settings(model, config, processor.tokenizer, **overrides)
+        grammar = next((GRAMMARS[name](value) for name, value in grammars.items()), None)
     except TypeError:
-        raise ValueError(f"a setting is of the wrong type: {overrides}") from None
-    grammar = next((GRAMMARS[name](value) for name, value in grammars.items()), None)
+        raise ValueError(f"a setting is of the wrong type: {overrides | grammars}") from None
     return build_strategy(model, own, grammar, processor.tokenizer)
 
 
@@ -140,13 +139,12 @@ def _refuse_no_question(message: dict) -> None:
 
 
 def _answer(processor: VLMProcessor, state: State, logprobs: bool) -> Answer:
-    tokens = len(state.generated)
     told = [(processor.tokenizer.decode([t]), round(p, 4)) for t, p in zip(state.generated, state.logprobs)]
     return Answer(
         answer=processor.decode(state.generated).strip(),
-        tokens=tokens,
+        tokens=len(state.generated),
         forwards=state.forwards,
-        tokens_per_forward=round(tokens / state.forwards, 3),
+        tokens_per_forward=round(state.tokens_per_forward, 3),
         prefill_s=round(state.prefill_s, 4),
         decode_s=round(state.decode_s, 4),
         finish_reason=state.finish_reason,

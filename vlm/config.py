@@ -6,7 +6,7 @@ consult them and refuse what the weights were not trained for.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -34,7 +34,7 @@ class DiffusionTraits:
     """
 
     context_attention: Literal["causal", "block_causal", "full"] = "causal"
-    prediction_shift: int = 0
+    prediction_shift: Literal[0, 1] = 0
     block_origin: Literal["sequence", "response"] = "response"
     block_size: int = 8
     trained_block_sizes: tuple[int, ...] = (8,)
@@ -49,12 +49,7 @@ class DiffusionTraits:
 
     def __post_init__(self):
         choices = {
-            "context_attention": ("causal", "block_causal", "full"),
-            "prediction_shift": (0, 1),
-            "block_origin": ("sequence", "response"),
-            "noise": ("mask", "uniform", "mixed"),
-            "media_attention": ("causal", "bidirectional"),
-            "positions": ("1d", "mrope"),
+            name: get_args(kind) for name, kind in get_type_hints(type(self)).items() if get_origin(kind) is Literal
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

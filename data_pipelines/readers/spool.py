@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 MAX_SPOOL = 2**34  # bytes: 16 GiB
@@ -22,6 +23,7 @@ def spooled(data: bytes) -> str:
 class _Spool:
     def __init__(self, limit: int):
         self.folder = tempfile.TemporaryDirectory(prefix="videos-")
+        Finalize(self, self.folder.cleanup, exitpriority=0)  # a forked worker runs no atexit handlers
         self.limit, self.sizes = limit, {}  # name → bytes, oldest first
 
     def path(self, data: bytes) -> str:

@@ -253,6 +253,10 @@ MISTAKES = {
     "endless": ("sources:\n- {path: 'playground:counting'}\n", "endless"),
     "some": ("sources:\n- {path: one.jsonl, weight: 1}\n- {path: one.jsonl}\n", "has no weight"),
     "missing": ("sources:\n- {path: gone.jsonl}\n", "no such file"),
+    "shares": ("sources:\n- {playground: counting, weight: 1}\n", "families and their shares, not 'counting'"),
+    "seed": ("seed: -1\nsources:\n- {path: one.jsonl}\n", "whole number from 0 on, not -1"),
+    "seed text": ("seed: abc\nsources:\n- {path: one.jsonl}\n", "whole number from 0 on, not 'abc'"),
+    "part of a buffer": ("buffer: 2.5\nsources:\n- {path: one.jsonl}\n", "at least 1, not 2.5"),
     "buffer": ("buffer: 0\nsources:\n- {path: one.jsonl}\n", "at least 1, not 0"),
 }
 

@@ -94,5 +94,7 @@ def test_several_sources_are_one_report_and_a_missing_one_is_an_error_line(folde
     assert main(["one.json", "two.jsonl"]) == 0
     out = capsys.readouterr().out
     assert "samples: 3" in out and "two.jsonl:1 has the content of one.json: item 1" in out
+    assert main(["one.json", "--png", "histograms.x"]) == 0 and Image.open(folder / "histograms.x").format == "PNG"
+    capsys.readouterr()
     assert main(["gone.json"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: gone.json: no such file"

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from eval.__main__ import main
 from eval.compare import differences
@@ -20,7 +21,7 @@ from eval.record import ItemRecord, RunRecord
 from eval.report import report
 from eval.suites import playground
 from eval.suites.playground import question
-from eval.summary import rows, summary, totals
+from eval.summary import rows, summary, table, totals
 
 FAMILIES = ("attributes", "describe", "video")
 EVIL = '<img src="http://x.invalid/a.png"><script>alert(1)</script> | `a` \x00'
@@ -218,6 +219,18 @@ def test_the_commands(tmp_path, capsys):
     parsed = Page((tmp_path / "both" / "index.html").read_text(encoding="utf-8"))
     assert [t for t, _ in parsed.tags].count("img") == 1 and parsed.open == []
     assert "mean" in (tmp_path / "both" / "report.md").read_text(encoding="utf-8")
+
+
+def test_long_names_take_more_lines_and_cost_no_number():
+    name = "ChartQA_TEST_augmented"
+    long = [replace(r, family=name, metric="multiple_choice", score=1.0, counts=None) for r in items()[:6]]
+    out = io.StringIO()
+    Console(file=out, width=80).print(table(long, "title"))
+    shown = out.getvalue()
+    numbers = [cell for row in rows(long) for cell in row if cell not in (name, "multiple_choice")]
+    first = next(line for line in shown.splitlines() if "100.0" in line)
+    assert "…" not in shown and name.startswith(first.split()[0])
+    assert len(numbers) == 7 and all(number in first for number in numbers)
 
 
 def test_a_report_of_a_source_that_is_gone_says_so(tmp_path):

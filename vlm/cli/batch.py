@@ -19,7 +19,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.media import open_media
 from data_pipelines.readers.messages import BadLine, read_messages
 from data_pipelines.record import Sample
-from vlm.answering import GRAMMARS, Answer, answer_batch, build_request, own_strategy
+from vlm.answering import GRAMMARS, Answer, answer_batch, build_request, own_strategy, settings
 from vlm.generation.prefix import PrefixStore
 
 START = b'{"id": '  # how every line of answers begins
@@ -70,7 +70,7 @@ def _answers(
     """One record per line, in order."""
     prepared = [_prepare(model, processor, config, line, frames, grammar) for line in lines]
     good = [request for request in prepared if not isinstance(request, str)]
-    told = [line.meta.get("logprobs") is True or None for line, p in zip(lines, prepared) if not isinstance(p, str)]
+    told = [line.meta.get("logprobs") is True for line, p in zip(lines, prepared) if not isinstance(p, str)]
     try:
         found = answer_batch(model, processor, good, config, store=store, logprobs=True) if good else []
     except ValueError:  # one request is illegal, its prompt too long, say: answer each alone to find it
@@ -81,9 +81,11 @@ def _answers(
         yield {"id": line.id, "error": result} if isinstance(result, str) else {"id": line.id, **result, "model": name}
 
 
-def _told(answer: Answer | str, logprobs: bool | None) -> dict | str:
+def _told(answer: Answer | str, logprobs: bool) -> dict | str:
     """What a line of answers says of an answer; an error stays as it is."""
-    return answer if isinstance(answer, str) else replace(answer, logprobs=logprobs and answer.logprobs).to_dict()
+    if isinstance(answer, str):
+        return answer
+    return (answer if logprobs else replace(answer, logprobs=None)).to_dict()
 
 
 def _alone(model, processor, config, request, store) -> Answer | str:
@@ -98,11 +100,11 @@ def _prepare(model, processor, config, line: Sample | BadLine, frames: int, gram
     if isinstance(line, BadLine):
         return line.reason
     try:
-        own = any(name in line.meta for name in grammar and GRAMMARS)
+        own = any(name in line.meta for name in GRAMMARS)
         strategy = own_strategy(model, processor, config, {**({} if own else grammar), **line.meta})
-        seed = int(line.meta.get("seed", config.seed))
+        seed = settings(model, config, processor.tokenizer, seed=int(line.meta.get("seed", config.seed))).seed
         request = build_request(processor, line.messages, open_media(line.messages, frames), seed)
-    except (ValueError, TypeError) as error:  # DataError included
+    except (ValueError, TypeError, OverflowError) as error:  # DataError included
         return str(error)
     request.strategy = strategy
     return request

@@ -45,7 +45,7 @@ def write_trace(path: str | Path, record: dict, prompt: str, pictures: list[Imag
         pictures: images and video frames in reading order; only the page holds them, scaled down.
 
     Raises:
-        DataError: see `check_trace_path`.
+        DataError: see `check_trace_path`, or the file cannot be written.
     """
     check_trace_path(path)
     record = _finite({**record, "prompt": prompt})
@@ -53,7 +53,10 @@ def write_trace(path: str | Path, record: dict, prompt: str, pictures: list[Imag
         text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
     else:
         text = _page(record, pictures)
-    Path(path).write_text(text, encoding="utf-8", errors="replace")
+    try:
+        Path(path).write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"trace file {path} cannot be written ({error.strerror})") from error
 
 
 def _page(record: dict, pictures: list[Image.Image]) -> str:

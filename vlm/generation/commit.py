@@ -9,6 +9,7 @@ Confidence is `Scores.probability`. Thresholds are inclusive unless a rule says 
 """
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Protocol
 
 import torch
@@ -251,7 +252,7 @@ def _require(holds: bool, name: str, value: object, rule: str) -> None:
 
 
 def _require_number(name: str, value: float) -> None:
-    _require(value == value, name, value, "be a number")  # NaN alone differs from itself
+    _require(isinstance(value, Real) and value == value, name, value, "be a number")  # NaN alone differs from itself
 
 
 POLICIES: dict[str, type] = {

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from numbers import Integral
 from typing import Any
 
 from transformers import GenerationConfig
@@ -53,8 +54,12 @@ class BlockGenerationConfig(GenerationConfig):
                 raise ValueError(f"policy {self.policy!r} has no {name!r}; it has {', '.join(known)}")
         if self.max_new_tokens is None:
             raise ValueError("max_new_tokens None must be a number of at least 1")
-        positive = {"block_size": self.block_size, "denoising_steps": self.denoising_steps}
-        for name, value in {**positive, "max_new_tokens": self.max_new_tokens}.items():
+        for name in ("block_size", "denoising_steps", "max_new_tokens", "seed", "top_k"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Integral):
+                raise ValueError(f"{name} {value!r} must be a whole number")
+        for name in ("block_size", "denoising_steps", "max_new_tokens"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} {value} must be at least 1")
         if not 0 <= self.seed < 2**63:

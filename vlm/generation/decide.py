@@ -91,6 +91,8 @@ def _allowed(state: State, feed: Feed) -> list[torch.Tensor]:
             if not masks[-1][token]:
                 break
             ahead.accept([token])
+            if ahead.ended:  # what is read behind an end counts for nothing
+                break
             masks.append(ahead.allowed())
     return masks
 
@@ -98,14 +100,12 @@ def _allowed(state: State, feed: Feed) -> list[torch.Tensor]:
 def _chosen(states: list[State], feeds: list[Feed], scores: Scores) -> list[bool]:
     """Which of the rows read become tokens under the commit policy of their request."""
     width = max((len(state.canvas) for state in states if state.canvas is not None), default=1)
-    at = [(b, slot) for b, feed in enumerate(feeds) for slot in feed.slots if not feed.verifies]
-    chosen = torch.ones(len(scores.token), dtype=torch.bool)
-    kept = [
-        i for i, (b, _) in enumerate((b, s) for b, f in enumerate(feeds) for s in f.slots) if not feeds[b].verifies
-    ]
-    if not at:
+    read = [(b, slot) for b, feed in enumerate(feeds) for slot in feed.slots]
+    chosen = torch.ones(len(read), dtype=torch.bool)
+    kept = [i for i, (b, _) in enumerate(read) if not feeds[b].verifies]
+    if not kept:
         return chosen.tolist()
-    rows, slots = torch.tensor(at).T.to(scores.token.device)
+    rows, slots = torch.tensor([read[i] for i in kept]).T.to(scores.token.device)
     is_open = torch.zeros(len(states), width, dtype=torch.bool, device=rows.device)
     is_open[rows, slots] = True
 
@@ -134,7 +134,7 @@ def _conclude(
 ) -> int:
     """Write one request's decisions; returns how many of its rows are final."""
     if feed.verifies:
-        return _verify(state, feed, tokens, probabilities)
+        return _verify(state, tokens, probabilities)
     if isinstance(state.strategy.spans, Drafts):
         _draft(state, feed, tokens, probabilities)
         return feed.n_clean
@@ -169,12 +169,12 @@ def _draft(state: State, feed: Feed, tokens: list[int], probabilities: list[floa
         state.draft = tokens[: max(0, state.end - len(state.tokens) - 1)] if tokens else None
 
 
-def _verify(state: State, feed: Feed, tokens: list[int], probabilities: list[float]) -> int:
-    """Keep the draft as far as it agrees, and the token behind it."""
-    pending, count = feed.n_clean - len(state.draft), agreed(state.draft, tokens)
+def _verify(state: State, tokens: list[int], probabilities: list[float]) -> int:
+    """Keep the draft as far as it agrees, and the token behind it, unless the answer ends before."""
+    count = agreed(state.draft, tokens)
     state.draft = None
     _append(state, tokens[: count + 1], probabilities[: count + 1])
-    return pending + count
+    return len(state.tokens) - 1 - state.cached  # the last of them is fed by the next pass
 
 
 def _append(state: State, tokens: list[int], probabilities: list[float]) -> None:

@@ -27,7 +27,7 @@ class BlockDiffusionOutput(ModelOutput):
 
     Attributes:
         sequences: int64 [B, L], each prompt and its answer, right-padded.
-        tokens_per_forward: generated tokens (the first end token included) per forward pass, float [B].
+        tokens_per_forward: generated tokens (the first end token included) per forward pass, float [B]; see `State`.
         states: final state of each request: counts, times and finish reason.
     """
 
@@ -122,7 +122,7 @@ def generate(
         streamer.end()
     return BlockDiffusionOutput(
         sequences=_padded([state.tokens for state in states], config.pad_token_id or 0, input_ids.device),
-        tokens_per_forward=torch.tensor([len(s.generated) / s.forwards for s in states]),
+        tokens_per_forward=torch.tensor([s.tokens_per_forward for s in states]),
         past_key_values=past_key_values,
         states=states,
     )

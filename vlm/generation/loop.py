@@ -45,7 +45,8 @@ class Loop:
         max_batch: requests decoded together; the others wait for one to finish. None means all.
 
     Raises:
-        ValueError: for a request that cannot be decoded, see `admission.check`.
+        ValueError: for a request that cannot be decoded, see `admission.check`, or a cache or ``max_batch`` that
+            does not fit them.
     """
 
     def __init__(
@@ -63,6 +64,10 @@ class Loop:
         self.keeps_rows = cache is not None
         if self.keeps_rows and self.traits.block_origin == "sequence" and cache.lengths.any():
             raise ValueError("a cache cannot be continued under block_origin 'sequence': its grid would start anew")
+        if self.keeps_rows and len(cache.lengths) != len(requests):
+            raise ValueError(f"{len(requests)} prompts but a cache of {len(cache.lengths)} rows")
+        if max_batch is not None and max_batch < 1:
+            raise ValueError(f"max_batch {max_batch} must be at least 1")
         self.store = None if self.keeps_rows else store  # what a handed-in cache holds has no symbols
         if self.store is not None:
             self.store.watch(model)

@@ -50,9 +50,9 @@ def _digest(kind: str, pixels: torch.Tensor) -> bytes:
     return blake2b(values.numpy().tobytes(), digest_size=16, key=f"{kind}{tuple(values.shape)}".encode()).digest()
 
 
-@dataclass
+@dataclass(eq=False)
 class State:
-    """Where a request stands.
+    """Where a request stands; equal to itself only.
 
     Attributes:
         tokens: final tokens, prompt included.
@@ -99,6 +99,11 @@ class State:
     @property
     def generated(self) -> list[int]:
         return self.tokens[self.prompt_length :]
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Generated per forward pass; no pass, where a grammar or a canvas decides everything, counts as one."""
+        return len(self.generated) / max(1, self.forwards)
 
     @property
     def end(self) -> int:

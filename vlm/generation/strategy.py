@@ -64,6 +64,8 @@ def build_strategy(
     ends = frozenset([ends] if isinstance(ends, int) else ends)
     stops = config.stop_strings or ()
     stops = (stops,) if isinstance(stops, str) else tuple(stops)
+    if not all(isinstance(stop, str) for stop in stops):
+        raise ValueError(f"stop_strings {list(stops)} must be texts")
     if (stops or grammar) and tokenizer is None:
         raise ValueError("stop strings and grammars need a tokenizer")
     return Strategy(

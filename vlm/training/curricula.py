@@ -10,7 +10,7 @@ out at the largest size, so that batches hold their budget whatever is drawn.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from vision_encoders.config import nearest
 from vlm.noise import BetaCurriculum, Published, Uniform
 
 Part = Literal["vision_tower", "projector", "language_model"]
-PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
+PARTS: tuple[Part, ...] = get_args(Part)
 Pace = Literal["doubling", "sqrt", "plateaus"]
 _ROUNDING = 1e-12
 

@@ -7,7 +7,7 @@ Several processes take its batches in turn, so that together they train on what 
 window is cut depends on the lengths of all its samples, so each of them draws every sample.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -80,8 +80,12 @@ class PlaygroundStream(IterableDataset):
     def window(self, number: int) -> Iterator[list[Prepared]]:
         """The batches of one window, in their seeded order."""
         size = self.recipe.window
-        samples = (self.sample(i) for i in range(number * size, (number + 1) * size))
+        samples = self.samples(range(number * size, (number + 1) * size))
         return length_buckets(samples, n_rows, self.recipe.rows_per_batch, size, seed=self.seed + number)
+
+    def samples(self, indices: Iterable[int]) -> Iterator[Prepared]:
+        """The samples at ``indices``, in their order."""
+        return map(self.sample, indices)
 
     def sample(self, index: int) -> Prepared:
         """Sample ``index`` of the stream, whatever was drawn before it."""
@@ -97,6 +101,10 @@ class PlaygroundStream(IterableDataset):
         messages, media = chat(item)
         encoded = self.processor.encode(messages, media)
         encoded.id = f"{family}/{index}"
+        return self.laid_out(encoded, rng)
+
+    def laid_out(self, encoded: Encoded, rng: np.random.Generator) -> Prepared:
+        """Training rows at a block size that ``rng`` draws."""
         growth = self.recipe.growth  # the size is drawn later; the largest bounds a batch's rows
         size = growth.sizes[-1] if growth else draw_block_size(self.recipe.block_sizes, rng)
         return lay_out(encoded, size, self.recipe, self.traits, self.processor.tokenizer.eos_token_id)

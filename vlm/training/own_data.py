@@ -9,21 +9,19 @@ met it, the run lists it at its end, and nothing takes its place.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from jinja2 import TemplateError
 
-from data_pipelines.batching import length_buckets
 from data_pipelines.errors import DataError
 from data_pipelines.media import open_media
 from data_pipelines.mixture import Mixture
 from data_pipelines.readers import BadLine
 from vlm.processor import VLMProcessor, texts_of
-from vlm.training.curricula import draw_block_size
-from vlm.training.data import PlaygroundStream, Prepared, lay_out, n_rows
+from vlm.training.data import PlaygroundStream, Prepared, n_rows
 from vlm.training.recipe import DataRecipe
 
 LISTED = 20  # skipped samples on the terminal; the file has all
@@ -54,22 +52,15 @@ class OwnStream(PlaygroundStream):
         self._barren = 0  # bad samples in a row
         self._listed: set[str] | None = None
 
-    def window(self, number: int) -> Iterator[list[Prepared]]:
-        size = self.recipe.window
-        good = self._good(range(number * size, (number + 1) * size))
-        return length_buckets(good, n_rows, self.recipe.rows_per_batch, size, seed=self.seed + number)
-
     def sample(self, index: int) -> Prepared:
         """Sample ``index`` of the stream. Raises DataError for one that cannot be used."""
         where, found = self.mixture.named(index)
         if isinstance(found, BadLine):
             raise DataError(found.reason)
-        growth, rng = self.recipe.growth, np.random.default_rng([self.seed, 1, index])
-        size = growth.sizes[-1] if growth else draw_block_size(self.recipe.block_sizes, rng)
         try:
             encoded = self.processor.encode(found.messages, open_media(found.messages))
             encoded.id = f"{where} (place {index})"
-            prepared = lay_out(encoded, size, self.recipe, self.traits, self.processor.tokenizer.eos_token_id)
+            prepared = self.laid_out(encoded, np.random.default_rng([self.seed, 1, index]))
             self._check_length(prepared)
         except (ValueError, TemplateError) as error:
             raise DataError(f"{where}: sample {found.id!r}: {' '.join(str(error).split())}") from error
@@ -82,10 +73,10 @@ class OwnStream(PlaygroundStream):
         if rows > self.recipe.rows_per_batch:
             raise DataError(f"{rows} rows, more than data.rows_per_batch {self.recipe.rows_per_batch}")
 
-    def _good(self, places: range) -> Iterator[Prepared]:
-        for place in places:
+    def samples(self, indices: Iterable[int]) -> Iterator[Prepared]:
+        for index in indices:
             try:
-                sample = self.sample(place)
+                sample = self.sample(index)
             except DataError as error:
                 self._skip(error)
                 continue

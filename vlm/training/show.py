@@ -11,10 +11,11 @@ import argparse
 import base64
 import html
 import io
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import count, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from vlm.layout import Layout
 from vlm.noise import draw_masks, noise_rng
 from vlm.processor import VLMProcessor
 from vlm.training.data import PlaygroundStream, Prepared, lay_out
+from vlm.training.own_data import OwnStream
 from vlm.training.recipe import DataRecipe, Recipe, read_recipe
 
 THUMBNAIL = 160  # pixels
@@ -160,12 +162,16 @@ def read_samples(
 def stream_samples(
     recipe: Recipe, processor: VLMProcessor, traits: DiffusionTraits
 ) -> Iterator[tuple[Prepared, list[Image.Image]]]:
-    """The recipe's stream from its first sample on; pictures as the vision tower sees them."""
-    stream, index = PlaygroundStream(recipe.data, processor, traits, recipe.seed), 0
-    while True:
-        sample = stream.sample(index)
+    """The stream of the recipe, or of its first stage, from its start; pictures as the vision tower sees them.
+
+    Bad samples of the recipe's own sources are left out, or end it, as ``data.bad_samples`` says.
+    """
+    first = recipe.in_stages()[0]
+    stream = PlaygroundStream(first.data, processor, traits, first.seed)
+    if first.data.sources:
+        stream = OwnStream(first.data, processor, traits, first.seed, longest=None, skipped=Path(os.devnull))
+    for sample in stream.samples(count()):
         yield sample, [_picture(p, processor) for part in ("images", "frames") for p in getattr(sample.encoded, part)]
-        index += 1
 
 
 def _picture(pixels: np.ndarray, processor: VLMProcessor) -> Image.Image:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import unwrap_peft_model
 
 from vlm.model import VLMForBlockDiffusion
@@ -67,12 +67,9 @@ class BlockDiffusionTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # losses are normalised over the whole update already
         dataset.shard = (self.args.process_index, self.args.world_size)
         self.progress = ProgressLine(self)
-        others = [
-            c
-            for c in self.callback_handler.callbacks
-            if type(c).__name__ not in ("ProgressCallback", "PrinterCallback")
-        ]
-        self.callback_handler.callbacks = [Metrics(self), *others, self.progress]
+        self.remove_callback(PrinterCallback)
+        self.callback_handler.callbacks.insert(0, Metrics(self))
+        self.add_callback(self.progress)
 
     def get_train_dataloader(self) -> DataLoader:
         workers = self.recipe.data.workers

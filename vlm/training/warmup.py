@@ -28,7 +28,7 @@ from vlm.training.recipe import Recipe, TowerRecipe
 
 LOG_STEPS, SAVE_STEPS = 20, 250
 STATE = "state.safetensors"
-HELDOUT_PAGES = 96  # of each kind, for the accuracy written at the end
+HELDOUT_PAGES = 96  # of each kind, for the accuracy at the end
 
 
 class Heads(nn.Module):
@@ -194,4 +194,4 @@ def _load(folder: Path, tower: nn.Module, heads: nn.Module, optimizer: torch.opt
             _, number, name = key.split(".")
             moments.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(next(iter(moments.values()))["step"])
+    return _steps_done(path)

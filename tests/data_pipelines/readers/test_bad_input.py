@@ -2,6 +2,7 @@
 
 import base64
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -343,6 +344,15 @@ def test_videos_from_bytes_are_kept_within_the_limit():
     third = store.path(b"abcd")  # the second is now the oldest
     assert [os.path.exists(p) for p in (first, second, third)] == [True, False, True]
     assert open(store.path(b"54321"), "rb").read() == b"54321"
+
+
+def test_videos_of_a_worker_go_with_it():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        path = pool.apply(spool.spooled, (b"film",))
+        assert open(path, "rb").read() == b"film"
+        pool.close()
+        pool.join()
+    assert not os.path.exists(os.path.dirname(path))
 
 
 def test_memory_stays_flat(folder):

@@ -195,6 +195,12 @@ def test_a_missing_folder_is_refused_early(tmp_path):
     check_trace_path("t.json")
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "t.html").mkdir()
+    with pytest.raises(DataError, match=r"trace file .*t\.html cannot be written \("):
+        write_trace(tmp_path / "t.html", record_of(["a"]), "What?", [])
+
+
 @pytest.mark.parametrize("mode", ["block", "ar", "speculative"])
 def test_the_record_of_a_real_run(tmp_path, mode):
     """Every token of the answer is in the table, in a pass that the run had."""

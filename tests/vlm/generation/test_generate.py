@@ -5,6 +5,8 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from tests.vlm.tiny import greedy, tiny_model
+from vlm.cache import BlockCache
+from vlm.generation.constraint import Grammar
 from vlm.generation.generate import answer
 from vlm.generation.request import Request
 from vlm.generation.strategy import build_strategy
@@ -32,6 +34,26 @@ def test_a_canvas_without_masks_needs_no_pass():
     model, _ = tiny_model()
     state = answer(model, [Request(IDS[0], canvas=[50] * 9)], greedy())[0]
     assert state.generated == [50] * 9 and state.forwards == 0 and state.finish_reason == "length"
+
+
+def test_an_answer_that_needs_no_pass_has_a_rate():
+    model, processor = tiny_model()
+    tokenizer = processor.tokenizer
+    extra = {"grammar": Grammar.choices(["red"]), "tokenizer": tokenizer, "eos_token_id": tokenizer.eos_token_id}
+    out = model.generate(IDS, mode="ar", **extra)
+    assert out.states[0].forwards == 0 and out.tokens_per_forward.tolist() == [len(out.states[0].generated)]
+
+
+def test_a_cache_of_other_rows_is_refused():
+    model, _ = tiny_model()
+    with pytest.raises(ValueError, match="2 prompts but a cache of 1 rows"):
+        model.generate(IDS.repeat(2, 1), past_key_values=BlockCache(model.config.text_config, 1))
+
+
+def test_a_batch_of_nothing_is_refused():
+    model, _ = tiny_model()
+    with pytest.raises(ValueError, match="max_batch 0 must be at least 1"):
+        answer(model, [Request(IDS[0])], greedy(), max_batch=0)
 
 
 def test_a_canvas_is_refused_where_it_cannot_be_kept():
@@ -91,7 +113,12 @@ def test_the_repetition_penalty_is_transformers_own():
         ({"policy": "magic"}, "policy 'magic' is not one of sequential, static, threshold"),
         ({"policy": "wedlm", "policy_args": {"taw": 1}}, "policy 'wedlm' has no 'taw'; it has tau, penalty"),
         ({"policy": "bacd", "policy_args": {"low": 2.0}}, "low 2.0"),
+        ({"policy_args": {"tau": "high"}}, "tau high must be a number"),
         ({"repetition_penalty": 0.0}, "repetition_penalty 0.0"),
+        ({"max_new_tokens": 3.5}, "max_new_tokens 3.5 must be a whole number"),
+        ({"block_size": 4.0}, "block_size 4.0 must be a whole number"),
+        ({"top_k": 2.5}, "top_k 2.5 must be a whole number"),
+        ({"stop_strings": [5]}, r"stop_strings \[5\] must be texts"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(settings, message):

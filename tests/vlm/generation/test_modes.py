@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import LogitsProcessorList
 
 from tests.vlm.tiny import greedy, tiny_model
+from vlm.cache import BlockCache
 from vlm.generation.constraint import Grammar
 from vlm.generation.generate import answer
 from vlm.generation.request import Request
@@ -118,6 +120,34 @@ def test_speculation_under_a_grammar_is_the_ar_mode_under_it():
         answer(model, prompts(30, seed=4), greedy(mode=mode, **settings), **extra) for mode in ("ar", "speculative")
     )
     assert [s.generated for s in plain] == [s.generated for s in fast]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_draft_that_agrees_beyond_the_end_leaves_nothing_in_the_cache(shift):
+    model, _ = tiny_model(prediction_shift=shift)
+    ids, end = torch.tensor([[40, 41, 42]]), 50
+
+    def ends_after_one(input_ids, scores):
+        return torch.full_like(scores, -9.0).index_fill(1, torch.tensor(end if input_ids.shape[1] > 3 else 60), 0.0)
+
+    cache = BlockCache(model.config.text_config, 1)
+    extra = {"logits_processor": LogitsProcessorList([ends_after_one]), "past_key_values": cache}
+    out = model.generate(ids, mode="speculative", eos_token_id=end, **extra)
+    assert out.sequences.tolist() == [[40, 41, 42, 60, 50]]
+    assert cache.lengths.tolist() == [5]
+
+
+def test_under_a_grammar_a_sampled_draft_may_go_on_behind_the_end():
+    model, processor = tiny_model()
+    tokenizer, end = processor.tokenizer, processor.tokenizer.eos_token_id
+
+    def wants_to_end(_, scores):
+        return scores.index_fill(1, torch.tensor(end), 99.0)
+
+    extra = {"grammar": Grammar.regex("[a-z]{1,9}"), "tokenizer": tokenizer}
+    extra["processors"] = LogitsProcessorList([wants_to_end])
+    state = answer(model, prompts(1), greedy(mode="speculative", temperature=1.0, eos_token_id=end), **extra)[0]
+    assert state.generated[1:] == [end] and tokenizer.decode(state.generated[:1]).isalpha()
 
 
 def test_nothing_is_forced_behind_the_end():

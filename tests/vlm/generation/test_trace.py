@@ -8,6 +8,7 @@ import torch
 from tests.vlm.tiny import greedy, tiny_model
 from vlm.generation.generate import answer
 from vlm.generation.request import Request
+from vlm.generation.strategy import build_strategy
 from vlm.generation.trace import Trace
 
 
@@ -28,3 +29,12 @@ def test_replaying_the_steps_gives_the_answer(settings, traits):
     assert record["confidence"] == [seen[i][1] for i in range(13)]
     assert record["confidence"] == pytest.approx([math.exp(p) for p in state.logprobs], abs=1e-4)
     assert [step["forward"] for step in record["steps"]] == list(range(1, state.forwards + 1))
+
+
+def test_what_goes_on_behind_the_traced_request_is_not_told():
+    model, _ = tiny_model(scale=4.0)
+    trace = Trace(model.config.traits.mask_token_id, str)
+    requests = [Request(torch.arange(40, 47), strategy=build_strategy(model, greedy(max_new_tokens=4)))]
+    requests.append(Request(torch.arange(50, 57)))
+    first, second = answer(model, requests, greedy(max_new_tokens=12), on_step=trace)
+    assert len(trace.steps) == first.forwards < second.forwards

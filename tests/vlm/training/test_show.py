@@ -108,6 +108,23 @@ def test_a_recipe_becomes_a_page_of_its_own_stream(tmp_path, capsys):
     assert "View 1</h3>" in page and "View 2</h3>" in page and "block size 8" in page and "shift 1" in page
 
 
+def test_a_page_begins_with_the_first_sample_that_trains(tmp_path):
+    output = tmp_path / "rows.html"
+    assert main(["--config", str(CONFIGS / "llada_v.yaml"), "--limit", "1", "--output", str(output)]) == 0
+    assert "<h2>describe/0</h2>" in output.read_text()  # of the first stage
+
+
+def test_a_recipes_own_sources_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, output = jsonl(tmp_path, "Which color is it?", "Which color<|mask|>?"), tmp_path / "rows.html"
+    sources = ["--data.sources", json.dumps([{"path": str(source)}])]
+    arguments = ["--config", str(CONFIGS / "demo.yaml"), *sources, "--output", str(output), "--limit", "2"]
+    assert main(arguments) == 0
+    headings = re.findall("<h2>(.*?)</h2>", output.read_text())
+    assert len(headings) == 2 and all(str(source) in heading for heading in headings)
+    assert main([*arguments, "--data.bad_samples", "raise"]) == 2
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [
