@@ -45,7 +45,23 @@ PHRASINGS = (
     "Give the number of {things} in the picture.",
     "Tell me the number of {things} in the picture.",
     "In the picture, how many {things} are there?",
+    "How many {things} have you found?",
+    "Count every one of the {things}.",
+    "Please tell me how many {things} you see.",
+    "I need the number of {things} here.",
+    "The number of {things} is?",
+    "How many {things} does this image have?",
 )
+# Asked in training only: whoever can name the place of each can count them.
+PLACES = (
+    "Where are the {things}? Name every place.",
+    "List the places of all {things}.",
+    "At which places are {things}?",
+    "Name all places that hold {things}.",
+    "Find the {things}: at which places are they?",
+    "Which places have {things}?",
+)
+PLACES_SHARE = 0.25
 
 
 def conditions(split: Split) -> list[Condition]:
@@ -76,7 +92,16 @@ def ask(scene: Scene, rng: np.random.Generator, split: Split) -> Turn:
         by_answer[count(scene, condition)].append(condition)
     candidates = by_answer[pick(rng, sorted(by_answer))]
     arity = pick(rng, sorted({_arity(c) for c in candidates}))  # else the many pairs would crowd out the rest
-    return _turn(scene, pick(rng, [c for c in candidates if _arity(c) == arity]), rng, split)
+    condition = pick(rng, [c for c in candidates if _arity(c) == arity])
+    if split == "train" and rng.random() < PLACES_SHARE:
+        return _places(scene, condition, rng)
+    return _turn(scene, condition, rng, split)
+
+
+def _places(scene: Scene, condition: Condition, rng: np.random.Generator) -> Turn:
+    found = [thing.position for thing in scene.things if fits(thing.look, condition)]
+    question = phrase(rng, PLACES, "train", things=things_named(condition))
+    return Turn(question, ", ".join(found) or "nowhere", FAMILY)
 
 
 def _arity(condition: Condition) -> tuple[bool, bool]:

@@ -35,6 +35,15 @@ PHRASINGS = (
     "Please describe this picture.",
     "Which shapes do you see, and where? Answer in sentences.",
     "Please give a full description.",
+    "Give the full description of the picture.",
+    "Describe the whole scene in sentences.",
+    "Please describe all that you see.",
+    "What is in this scene? Answer in whole sentences.",
+    "I would like a full description of this image.",
+    "Write down what the picture shows, a sentence a shape.",
+    "Go through the scene and describe each shape.",
+    "Please tell me what the scene holds.",
+    "Can you describe this image?",
 )
 
 _SENTENCE = re.compile(

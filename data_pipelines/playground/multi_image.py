@@ -12,6 +12,7 @@ import numpy as np
 from data_pipelines.playground import counting
 from data_pipelines.playground.base import Item, Split, Turn, phrase, pick
 from data_pipelines.playground.counting import Condition, count, things_named
+from data_pipelines.playground.describe import describe
 from data_pipelines.playground.scene import (
     COLORS,
     HELD_OUT,
@@ -39,6 +40,12 @@ KIND = (
     "How does the second picture differ from the first: color, shape, size, added or removed?",
     "One thing differs in the second picture. What kind of change: color, shape, size, added or removed?",
     "Name the change between the first two pictures: color, shape, size, added or removed.",
+    "Tell me what kind of change the second picture shows: color, shape, size, added or removed.",
+    "What kind of change is there from the first to the second picture: color, shape, size, added or removed?",
+    "Say how the second picture was changed: color, shape, size, added or removed.",
+    "From the first to the second picture: was it a color, shape or size, or was something added or removed?",
+    "Which kind of change was made: color, shape, size, added or removed?",
+    "The second picture is changed. Color, shape, size, added or removed?",
 )
 WHICH = {
     "changed": (
@@ -48,6 +55,9 @@ WHICH = {
         "Which shape in the first picture does the second picture show differently?",
         "What in the first picture is not the same in the second?",
         "Find the shape of the first picture that the second one changes.",
+        "Tell me which shape of the first picture has changed.",
+        "One shape of the first picture looks different in the second. Which?",
+        "Say which shape of the first picture was changed.",
     ),
     "added": (
         "Which shape was added in the second picture?",
@@ -56,6 +66,9 @@ WHICH = {
         "What does the second picture have that the first lacks?",
         "Name the shape that is only in the second picture.",
         "Which shape has joined in the second picture?",
+        "Say which shape is new in the second picture.",
+        "Tell me what was added to the second picture.",
+        "Which shape do you find in the second picture only?",
     ),
     "removed": (
         "Which shape is missing in the second picture?",
@@ -64,6 +77,9 @@ WHICH = {
         "What does the first picture have that the second lacks?",
         "Name the shape that is only in the first picture.",
         "Which shape has gone in the second picture?",
+        "Say which shape the second picture lacks.",
+        "Tell me what was removed from the second picture.",
+        "Which shape do you find in the first picture only?",
     ),
 }
 WHERE = (
@@ -73,6 +89,12 @@ WHERE = (
     "Where is the difference between the first two pictures?",
     "Name the place that differs between the first and the second picture.",
     "Which place of the second picture is not as in the first?",
+    "Find the place where the second picture is changed.",
+    "Say where the second picture differs from the first.",
+    "The second picture is changed at one place. Which?",
+    "Name the place of the change.",
+    "At what place is the second picture different?",
+    "Tell me where the change is.",
 )
 SAME = (
     "Do the first and the second picture show the same shapes: same or different?",
@@ -87,6 +109,9 @@ SAME = (
     "Different or the same: the shapes of the first and of the second picture?",
     "The first picture and the second one, are they the same or different?",
     "Do the first two pictures show the same, or are they different?",
+    "Do you see any difference between the first two pictures: same or different?",
+    "Is there a change from the first to the second picture? Say same or different.",
+    "Would you call the first two pictures the same or different?",
 )
 COMPARE = (
     "Which picture has {more} {things}, the {a} or the {b}?",
@@ -95,6 +120,12 @@ COMPARE = (
     "Of the {a} and the {b} picture, which has {more} {things}?",
     "Which shows {more} {things}, the {a} picture or the {b}?",
     "Between the {a} and the {b} picture, which contains {more} {things}?",
+    "Are there {more} {things} in the {a} picture or in the {b}?",
+    "Tell me which picture has {more} {things}: the {a} or the {b}.",
+    "Say which of the two has {more} {things}: the {a} picture or the {b}.",
+    "Compare the {a} and the {b} picture: which has {more} {things}?",
+    "The {a} picture or the {b}: where do you see {more} {things}?",
+    "Do you see {more} {things} in the {a} or in the {b} picture?",
 )
 EXTREME = (
     "Which picture has the {most} {things}?",
@@ -103,6 +134,12 @@ EXTREME = (
     "Name the picture with the {most} {things}.",
     "Which of the pictures shows the {most} {things}?",
     "Where are the {most} {things}, in which picture?",
+    "Which picture contains the {most} {things}?",
+    "Find the picture that has the {most} {things}.",
+    "Say which picture has the {most} {things}.",
+    "Compare all pictures: where are the {most} {things}?",
+    "The {most} {things} are in which picture?",
+    "Tell me which one has the {most} {things}.",
 )
 HOW_MANY = (
     "How many {things} are in the {a} picture?",
@@ -114,7 +151,28 @@ HOW_MANY = (
     "Give me the number of {things} in the {a} picture.",
     "Tell me how many {things} the {a} picture has.",
     "The {a} picture: what is its number of {things}?",
+    "Say how many {things} there are in the {a} picture.",
+    "In the {a} picture, how many {things} do you see?",
+    "How many {things} can you find in the {a} picture?",
 )
+# Asked in training only, mostly at the end of a chat: answers that tell all there is to see in one of the pictures.
+ONE = (
+    "Describe the {a} picture.",
+    "What does the {a} picture show? Describe each shape.",
+    "Describe every shape of the {a} picture.",
+    "Give a description of the {a} picture.",
+    "What is in the {a} picture? Write whole sentences.",
+    "Tell me about the {a} picture.",
+)
+CHANGE = (
+    "Describe what changed from the first to the second picture.",
+    "What has changed in the second picture? Describe it.",
+    "Describe the difference between the first two pictures.",
+    "Tell me what is different in the second picture, and where.",
+    "Compare the first two pictures and describe the change.",
+    "Describe the change between the first and the second picture.",
+)
+LONG_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -139,9 +197,12 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
     """Two to four pictures, each of its own size unless related."""
     album = pick(rng, (_changed, _copied, _compared, _counted))(rng, split, max_side)
     pictures = [draw(scene, rng) for scene in album.scenes]
-    turns = distinct_turns(n_turns, lambda: _another(album, rng, split), [album.first])
+    long = [_long(album, rng)] if split == "train" and rng.random() < LONG_SHARE else []
+    turns = distinct_turns(max(1, n_turns - len(long)), lambda: _another(album, rng, split), [album.first])
     change = album.change.kind if album.change else None
-    return Item(pictures, "image", turns, {"pictures": [s.facts() for s in album.scenes], "change": change})
+    return Item(
+        pictures, "image", (turns + long)[-n_turns:], {"pictures": [s.facts() for s in album.scenes], "change": change}
+    )
 
 
 def _changed(rng: np.random.Generator, split: Split, max_side: int) -> Album:
@@ -214,6 +275,28 @@ def _another(album: Album, rng: np.random.Generator, split: Split) -> Turn:
     if album.change is not None:
         kinds += [lambda: _about_change(album.change, rng, split)] * 2
     return pick(rng, kinds)()
+
+
+def _long(album: Album, rng: np.random.Generator) -> Turn:
+    """A description of one picture or, where the first two are related, of what changed between them."""
+    related = album.change is not None or album.first.answer == "same"
+    if related and rng.random() < 0.6:
+        return Turn(phrase(rng, CHANGE, "train"), describe_change(album.change), FAMILY)
+    index = int(rng.integers(len(album.scenes)))
+    return Turn(phrase(rng, ONE, "train", a=ORDINALS[index]), describe(album.scenes[index]), FAMILY)
+
+
+def describe_change(change: Change | None) -> str:
+    """One sentence, the place first as in `describe`."""
+    if change is None:
+        return "Nothing has changed."
+    place = (change.before or change.after).position
+    if change.after is None:
+        return f"At the {place} a {change.before.size} {change.before.name} was removed."
+    if change.before is None:
+        return f"At the {place} a {change.after.size} {change.after.name} was added."
+    before, after = (f"{thing.size} {thing.name}" for thing in (change.before, change.after))
+    return f"At the {place} a {before} is now a {after}: another {change.kind}."
 
 
 def _about_change(change: Change, rng: np.random.Generator, split: Split) -> Turn:

@@ -84,7 +84,26 @@ DIRECTLY = (
     "Say what is directly {relation} the {a}.",
     "The shape directly {relation} the {a}: which is it?",
     "Directly {relation} the {a} there is a shape. Which?",
+    "The {a} has a shape directly {relation} it. What is it?",
+    "Something is directly {relation} the {a}. What?",
+    "Name the shape that is directly {relation} the {a}.",
+    "Directly {relation} the {a}: what is there?",
+    "Starting at the {a}, what is the next shape directly {relation} it?",
+    "Look directly {relation} the {a}: which shape is it?",
+    "I see the {a}. What is directly {relation} it?",
+    "Find the {a} and go directly {relation} it: which shape comes first?",
+    "Which one is directly {relation} the {a}?",
 )
+# Asked in training only: what has to be looked up before two things can be compared.
+BOTH = (
+    "Where are the {a} and the {b}, and how large is each?",
+    "Give the size and the place of the {a} and of the {b}.",
+    "The {a} and the {b}: which size and place has each?",
+    "Tell me the size and the place of the {a}, then of the {b}.",
+    "How large is the {a} and where is it, and the {b}?",
+    "Find the {a} and the {b}: give size and place.",
+)
+BOTH_SHARE = 0.25
 
 
 def ask(scene: Scene, rng: np.random.Generator, split: Split) -> Turn:
@@ -93,6 +112,8 @@ def ask(scene: Scene, rng: np.random.Generator, split: Split) -> Turn:
     Raises:
         ValueError: no two things of the scene can be compared (see ``askable``).
     """
+    if split == "train" and rng.random() < BOTH_SHARE and (pairs := clear_pairs(scene)):
+        return _both(*pick(rng, pairs)[1:], rng)
     roll = rng.random()
     if roll < 0.3 and (beside := neighbours(scene)):
         return _directly(beside, rng, split)
@@ -146,6 +167,11 @@ def _yes_no(relation: str, a: Thing, b: Thing, rng: np.random.Generator, split: 
 def _which(relation: str, a: Thing, b: Thing, rng: np.random.Generator, split: Split) -> Turn:
     question = phrase(rng, WHICH, split, a=a.name, b=b.name, most=MOST[relation])
     return Turn(question, a.name if holds(relation, a, b) else b.name, FAMILY)
+
+
+def _both(a: Thing, b: Thing, rng: np.random.Generator) -> Turn:
+    question = phrase(rng, BOTH, "train", a=a.name, b=b.name)
+    return Turn(question, f"{a.size}, {a.position}; {b.size}, {b.position}", FAMILY)
 
 
 def _directly(beside: list[tuple[str, Thing, Thing]], rng: np.random.Generator, split: Split) -> Turn:

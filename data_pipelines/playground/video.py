@@ -43,6 +43,9 @@ DIRECTION = (
     "Tell me where the shape moves: left, right, up or down.",
     "Which direction does the moving shape take: left, right, up or down?",
     "Does the shape move left, right, up or down?",
+    "Say which way the shape moves: left, right, up or down.",
+    "In what direction is the shape going: left, right, up or down?",
+    "Which way is it moving: left, right, up or down?",
 )
 MOVER = (
     "Which shape moves?",
@@ -51,6 +54,9 @@ MOVER = (
     "Which shape changes its place?",
     "What moves in this clip?",
     "Tell me which shape is in motion.",
+    "Something moves in this video. What is it?",
+    "Say which shape moves.",
+    "The moving shape: which is it?",
 )
 APPEARED = (
     "What appears in the video?",
@@ -62,6 +68,12 @@ APPEARED = (
     "Tell me what appears.",
     "Which shape shows up during the video?",
     "What shows up in the clip?",
+    "Say what appears during the video.",
+    "A shape appears in the clip. Which?",
+    "In the video a new shape appears. Which one?",
+    "Which new shape do you see in the clip?",
+    "Say which shape comes into the picture.",
+    "What new shape appears?",
 )
 WHERE = (
     "Where does the new shape appear?",
@@ -70,6 +82,9 @@ WHERE = (
     "Where is the shape that appears?",
     "Name the place where a shape appears.",
     "Which place holds the new shape?",
+    "Tell me where the new shape is.",
+    "Say where something appears.",
+    "A shape appears. At which place?",
 )
 ORDER = (
     "In which order do the colors appear?",
@@ -78,6 +93,15 @@ ORDER = (
     "Name the colors in order of appearance.",
     "What is the order of the colors that appear?",
     "Tell me the colors one by one as they appear.",
+    "Say in which order the colors come.",
+    "The colors appear in which order?",
+    "Give the colors from first to last.",
+    "Which color comes first, which next, and so on?",
+    "List all colors as they come, one after another.",
+    "Say which colors appear, in their order.",
+    "Write the colors in the order of the video.",
+    "In what order do you see the colors appear?",
+    "Tell the order of the colors.",
 )
 EXTREME = (
     "Which color appears {end}?",
@@ -86,6 +110,9 @@ EXTREME = (
     "The shape that appears {end} has which color?",
     "Tell me the color that appears {end}.",
     "Which color comes {end}?",
+    "Say which color appears {end}.",
+    "Of all colors, which appears {end}?",
+    "The color that appears {end}: which is it?",
 )
 AT_END = (
     "How many shapes are there at the end?",
@@ -94,6 +121,9 @@ AT_END = (
     "At the end of the video, how many shapes are there?",
     "What is the number of shapes in the last frame?",
     "How many shapes do you see when the clip ends?",
+    "Say how many shapes there are at the end.",
+    "How many shapes are in the last frame?",
+    "Tell me the number of shapes at the end of the video.",
 )
 BOUNCES = (
     "How many times does the ball bounce?",
@@ -102,6 +132,15 @@ BOUNCES = (
     "How often does the ball bounce?",
     "What is the number of bounces?",
     "How many times does the ball hit the floor?",
+    "Give the number of bounces.",
+    "Say how many times the ball bounces.",
+    "What is the number of times the ball hits the floor?",
+    "Tell me how often the ball bounces.",
+    "How many bounces does the ball make?",
+    "How many bounces do you see?",
+    "The ball bounces how many times?",
+    "How often does the ball hit the floor?",
+    "Please count how often the ball touches the floor.",
 )
 BALL_COLOR = (
     "What color is the ball?",
@@ -110,7 +149,36 @@ BALL_COLOR = (
     "Name the color of the ball.",
     "Tell me the color of the ball.",
     "What is the color of the ball?",
+    "Say what color the ball is.",
+    "The ball: what is its color?",
+    "Which color is the ball?",
 )
+# Asked in training only, mostly at the end of a chat: answers that tell all there is to see.
+TELL = (
+    "Tell what happens in the video.",
+    "Describe the video.",
+    "What happens in this clip? Write whole sentences.",
+    "Describe what the video shows.",
+    "Give a description of the whole clip.",
+    "Say what happens from the first frame to the last.",
+)
+NUMBERS = (
+    "How many shapes are there in each frame?",
+    "Count the shapes frame by frame.",
+    "Go through the frames: how many shapes does each one show?",
+    "Give the number of shapes of every frame.",
+    "For each frame, how many shapes do you see?",
+    "Frame by frame, how many shapes are there?",
+)
+PLACES = (
+    "Where is the {moving} in each frame?",
+    "Name the place of the {moving} frame by frame.",
+    "Go through the frames: where is the {moving} in each one?",
+    "Give the place of the {moving} for every frame.",
+    "For each frame, where do you see the {moving}?",
+    "Frame by frame, where is the {moving}?",
+)
+LONG_SHARE = 0.75
 # Direction: (runs along x, from small to large coordinate).
 DIRECTIONS = {"left": (True, False), "right": (True, True), "up": (False, False), "down": (False, True)}
 
@@ -120,11 +188,12 @@ Frames = list[list[Thing]]  # the things of each frame
 
 @dataclass(frozen=True)
 class Story:
-    """What each frame shows and what can be asked; the first fact is what the story is about."""
+    """What each frame shows and what can be asked; the first fact is what the story is about, ``long`` trains only."""
 
     name: str
     frames: Frames
     facts: list[Fact]
+    long: list[Fact]
 
 
 def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) -> Item:
@@ -132,9 +201,15 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
     width, height = random_frame(rng, max_side)
     story = pick(rng, (_motion, _appearance, _order, _bounces))(rng, split, width, height)
     first = _turn(story.facts[0], rng, split)
-    turns = distinct_turns(n_turns, lambda: _turn(pick(rng, story.facts), rng, split), [first])
+    long = [_turn(pick(rng, story.long), rng, split)] if split == "train" and rng.random() < LONG_SHARE else []
+    turns = distinct_turns(max(1, n_turns - len(long)), lambda: _turn(pick(rng, story.facts), rng, split), [first])
     frames = [[{**thing.facts(), "x": thing.x, "y": thing.y} for thing in things] for things in story.frames]
-    return Item(_film(story.frames, width, height, rng), "video", turns, {"story": story.name, "frames": frames})
+    return Item(
+        _film(story.frames, width, height, rng),
+        "video",
+        (turns + long)[-n_turns:],
+        {"story": story.name, "frames": frames},
+    )
 
 
 def _turn(fact: Fact, rng: np.random.Generator, split: Split) -> Turn:
@@ -167,7 +242,10 @@ def _motion(rng: np.random.Generator, split: Split, width: int, height: int) -> 
     cells = rng.permutation(outside)[: rng.integers(4)]
     still = [place(rng, random_look(rng, split), int(cell), width, height) for cell in cells]
     frames = [[*still, replace(mover, **{"x" if along_x else "y": float(v)})] for v in path]
-    return Story("direction", frames, [(DIRECTION, way), (DIRECTION, way), (MOVER, mover.name)])
+    seen = [things[-1].position for things in frames]
+    told = f"A {mover.size} {mover.name} moves {way}, from the {seen[0]} to the {seen[-1]}."
+    long = [(TELL, _sentences(told, still)), (_filled(PLACES, moving="moving shape"), ", ".join(seen))]
+    return Story("direction", frames, [(DIRECTION, way), (DIRECTION, way), (MOVER, mover.name)], long)
 
 
 def _appearance(rng: np.random.Generator, split: Split, width: int, height: int) -> Story:
@@ -178,7 +256,11 @@ def _appearance(rng: np.random.Generator, split: Split, width: int, height: int)
     still = [place(rng, pick(rng, others), int(cell), width, height) for cell in cells[1 : rng.integers(2, 6)]]
     start = int(rng.integers(1, n_frames - 1))
     frames = [[*still, new] if i >= start else still for i in range(n_frames)]
-    return Story("appeared", frames, [(APPEARED, new.name), (WHERE, new.position), (AT_END, str(len(still) + 1))])
+    told = f"At the {new.position} a {new.size} {new.name} appears."
+    long = [(TELL, _sentences(told, still)), (NUMBERS, _numbers(frames))]
+    return Story(
+        "appeared", frames, [(APPEARED, new.name), (WHERE, new.position), (AT_END, str(len(still) + 1))], long
+    )
 
 
 def _order(rng: np.random.Generator, split: Split, width: int, height: int) -> Story:
@@ -189,12 +271,24 @@ def _order(rng: np.random.Generator, split: Split, width: int, height: int) -> S
     things = [place(rng, look, int(cell), width, height) for look, cell in zip(looks, cells, strict=False)]
     starts = np.sort(rng.permutation(n_frames)[:n_things])
     frames = [[t for t, start in zip(things, starts, strict=True) if start <= i] for i in range(n_frames)]
-    ends = [(_filled(EXTREME, "first"), colors[0]), (_filled(EXTREME, "last"), colors[-1])]
-    return Story("order", frames, [(ORDER, ", ".join(colors)), *ends, (AT_END, str(n_things))])
+    ends = [(_filled(EXTREME, end="first"), colors[0]), (_filled(EXTREME, end="last"), colors[-1])]
+    told = " ".join(f"At the {t.position} a {t.size} {t.name} appears." for t, _ in zip(things, starts))
+    long = [(TELL, told), (NUMBERS, _numbers(frames))]
+    return Story("order", frames, [(ORDER, ", ".join(colors)), *ends, (AT_END, str(n_things))], long)
 
 
-def _filled(phrasings: Sequence[str], end: str) -> list[str]:
-    return [phrasing.format(end=end) for phrasing in phrasings]
+def _filled(phrasings: Sequence[str], **slots: str) -> list[str]:
+    return [phrasing.format(**slots) for phrasing in phrasings]
+
+
+def _sentences(told: str, still: Sequence[Thing]) -> str:
+    """What happens, then what stands still, row by row."""
+    ordered = sorted(still, key=lambda thing: (thing.row, thing.column))
+    return " ".join([told, *(f"At the {t.position} is a {t.size} {t.name}." for t in ordered)])
+
+
+def _numbers(frames: Frames) -> str:
+    return ", ".join(str(len(things)) for things in frames)
 
 
 def _bounces(rng: np.random.Generator, split: Split, width: int, height: int) -> Story:
@@ -208,7 +302,11 @@ def _bounces(rng: np.random.Generator, split: Split, width: int, height: int) ->
     drift = np.linspace(rng.uniform(rx + 0.01, 0.35), rng.uniform(0.65, 0.99 - rx), len(heights))
     xs, ys = drift if rng.random() < 0.5 else 1 - drift, floor - (floor - top) * heights
     frames = [[Thing("circle", color, size, float(x), float(y), r)] for x, y in zip(xs, ys, strict=True)]
-    return Story("bounces", frames, [(BOUNCES, str(n_bounces)), (BOUNCES, str(n_bounces)), (BALL_COLOR, color)])
+    levels = ", ".join("floor" if height == 0 else "high" if height > 0.6 else "low" for height in heights)
+    times = "once" if n_bounces == 1 else f"{n_bounces} times"
+    long = [(TELL, f"A {size} {color} ball bounces {times}.")] + [(_filled(PLACES, moving="ball"), levels)] * 3
+    facts = [(BOUNCES, str(n_bounces)), (BOUNCES, str(n_bounces)), (BALL_COLOR, color)]
+    return Story("bounces", frames, facts, long)
 
 
 def _heights(rng: np.random.Generator, n_bounces: int) -> np.ndarray:
