@@ -39,7 +39,7 @@ def load(
     Args:
         model: a checkpoint directory or hub id; None loads the embedded model.
         adapter: a PEFT adapter directory, merged into the weights.
-        dtype: None means float32 on CPU (bfloat16 matmuls are orders of magnitude slower there) and bfloat16 on CUDA.
+        dtype: None means float32 on CPU (bfloat16 is slow on those without AVX-512) and bfloat16 on CUDA.
         device: None means CUDA where there is one, else CPU.
         quantize: ``int8`` or ``nf4``, of the decoder's linear layers, see `vlm.checkpoints.quantize`; None keeps them.
 
