@@ -1,16 +1,19 @@
 """Pictures from files: always RGB, upright, complete, or one line that says why not.
 
 The deciding choice: a picture is either decoded whole or refused. A truncated file is never half a picture, and a
-header's claimed size is checked before a single pixel is decoded.
+header's claimed size is checked before a single pixel is decoded. `image_size` reads headers only, so that what a
+picture will cost is known before it is loaded.
 """
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import SEEK_CUR
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from data_pipelines.errors import DataError
 
@@ -33,6 +36,19 @@ def load_image(source: str | Path | Image.Image) -> Image.Image:
     path = check_file(source)
     with quiet_pillow(), open_image(path) as image:
         return _decode(image, path)
+
+
+def image_size(source: str | Path | Image.Image) -> tuple[int, int]:
+    """(width, height) that `load_image` will give, upright, from the header: no pixel is decoded.
+
+    Raises:
+        DataError: as `load_image`, except for what only the pixels show.
+    """
+    if isinstance(source, Image.Image):
+        return _upright_size(source)
+    path = check_file(source)
+    with quiet_pillow(), open_image(path) as image:
+        return _upright_size(image)
 
 
 def check_file(source: str | Path) -> Path:
@@ -109,6 +125,33 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # unreadable EXIF around sound pixels says nothing about their orientation
         return image
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    if image.format == "TIFF":  # Pillow turns these itself, and names the size that they will have
+        return image.size
+    try:
+        late = image.format == "PNG" and "exif" not in image.info and _says_more_behind_its_pixels(image.fp)
+        # A PNG's own method decodes the picture, which is needed where it is described behind its pixels.
+        exif = image.getexif() if late else Image.Image.getexif(image)
+        turned = exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # as in `_upright`
+        return image.size
+    return image.size[::-1] if turned else image.size
+
+
+def _says_more_behind_its_pixels(file: BinaryIO | None) -> bool:
+    """Whether a PNG has metadata behind its first pixels; their chunks are passed over, not read."""
+    if file is None:  # decoded already
+        return False
+    place, found, pixels = file.tell(), False, False
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and not found:
+        pixels = pixels or head[4:] == b"IDAT"
+        found = pixels and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+        file.seek(int.from_bytes(head[:4], "big") + 4, SEEK_CUR)
+    file.seek(place)
+    return found
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

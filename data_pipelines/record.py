@@ -17,7 +17,8 @@ class Sample:
     Attributes:
         id: names the sample in errors, metrics and resumed runs; unique within its source, if that gives unique ids.
         messages: chat messages. A part is ``{"type": "text", "text": str}``,
-            ``{"type": "image", "image": path | PIL}`` or ``{"type": "video", "video": path | list[path | PIL]}``.
+            ``{"type": "image", "image": path | PIL}`` or ``{"type": "video", "video": path | list[path | PIL]}``;
+            a video part may say how its frames are chosen (`data_pipelines.media`).
             An assistant message with ``"loss": False`` is read as context and not learnt.
         source: where the sample came from (a file, or ``playground/<family>``).
         meta: whatever a metric or a report needs; never read by the model.

@@ -1,216 +1,201 @@
-"""Clips as a few RGB frames: files, animations, directories of pictures, lists of frames.
+"""Clips as a few RGB frames and their times: files, animations, directories of pictures, lists of frames.
 
-The rule of choice: a clip of T frames is cut into N equal intervals and the frame at each one's centre is taken,
-``floor((k + 1/2) * T / N)``; a clip of N frames or fewer gives each frame once, in order.
+Which frames is `data_pipelines.sampling`'s business, getting them out of a file `data_pipelines.decoders`'. Here they
+meet: decord reads first, PyAV when decord fails; what is sound of a damaged file is used, and the rest is reported.
 
-decord reads first, PyAV when decord fails. The deciding exception: decord is asked only about MP4/MOV and
-Matroska/WebM. From other containers (MPEG-TS, MPEG-PS, H.264 in AVI) it returns wrong frames without an error.
+The deciding choice: the rule is applied to the frames that can be decoded. A file that is cut off is sampled as if
+what is left were all there ever was.
 """
 
 import logging
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from data_pipelines.decoders import (
+    INDEXED,
+    Decode,
+    Header,
+    is_animation,
+    natural,
+    open_decord,
+    open_pillow,
+    open_pyav,
+    probe,
+)
 from data_pipelines.errors import DataError
-from data_pipelines.images import MAX_PIXELS, check_file, load_image, open_image, quiet_pillow, shown, to_rgb
+from data_pipelines.images import check_file, load_image, shown
+from data_pipelines.sampling import Sampling, SamplingError, choose, scenes
 
 logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
-DECORD_CONTAINERS = ("mov", "matroska")  # first names of the demuxers whose frame index decord follows exactly
+GREY = (32, 18)  # pixels of the pictures whose differences tell scenes apart
+TRIES = 3  # readings of a file whose sound frames turn out to be others than it seemed
 
-# (path, wanted indices) -> (those frames, how many sound frames there are, whether any were lost on the way)
-Decode = Callable[[Path, list[int]], tuple[list[Image.Image], int, bool]]
+VideoSource = str | Path | Sequence[str | Path | Image.Image]
 
 
-def load_video(source: str | Path | Sequence[str | Path | Image.Image], frames: int = 8) -> list[Image.Image]:
-    """At most ``frames`` uniformly spread RGB frames of a clip, upright and in order.
+class Clip(list):
+    """RGB frames in order.
+
+    Attributes:
+        times: seconds from the video's first frame to each of these; None for pictures without times.
+    """
+
+    def __init__(self, frames: Iterable[Image.Image] = (), times: Sequence[float] | None = None):
+        super().__init__(frames)
+        self.times = None if times is None else list(times)
+
+
+def load_video(source: VideoSource, frames: int = 8) -> Clip:
+    """At most ``frames`` uniformly spread frames of a clip; otherwise as `load_clip`."""
+    return load_clip(source, {"max_frames": frames})
+
+
+def load_clip(source: VideoSource, sampling: Sampling | dict) -> Clip:
+    """The frames of a clip that ``sampling`` chooses, upright, in order, and no larger than it allows.
 
     Args:
         source: a video file; an animated GIF, WebP or PNG; a directory of pictures (in natural order of their
             names); or a list of pictures, which are its frames.
-        frames: how many to take, at least 1; a shorter clip gives fewer.
+        sampling: or its settings, as a dictionary.
 
     A damaged clip gives the frames that can be decoded, and one warning on this module's logger.
 
     Raises:
-        DataError: nothing there, no pictures, no video stream, or not one frame that can be decoded.
+        DataError: nothing there, no pictures, no video stream, not one frame that can be decoded, or a sampling that
+            is out of range or asks for what the clip does not have.
     """
-    if frames < 1:
-        raise DataError(f"the number of video frames must be at least 1, not {frames}")
-    if not isinstance(source, (str, Path)):
-        return _from_pictures(source, frames, "the list of video frames")
-    if os.path.isdir(source):  # unlike Path.is_dir, no error for an impossible name
-        return _from_pictures(_pictures_in(Path(source)), frames, shown(source))
-    return _from_file(check_file(source), frames)
+    try:
+        sampling = sampling if isinstance(sampling, Sampling) else Sampling(**sampling)
+        return _load(source, sampling)
+    except SamplingError as error:
+        raise DataError(f"{video_name(source)}: {error}") from error
 
 
-def centres(total: int, frames: int) -> list[int]:
-    """Indices of the centres of ``frames`` equal intervals of ``total`` frames; all of them if there are fewer."""
-    if total <= frames:
-        return list(range(total))
-    return [(2 * k + 1) * total // (2 * frames) for k in range(frames)]
+def video_name(source: VideoSource) -> str:
+    """What an error calls a clip."""
+    return shown(source) if isinstance(source, (str, Path)) else "the list of video frames"
 
 
-def _from_pictures(pictures: Sequence[str | Path | Image.Image], frames: int, name: str) -> list[Image.Image]:
-    if not pictures:
-        raise DataError(f"{name}: holds no pictures")
-    return [load_image(pictures[i]) for i in centres(len(pictures), frames)]
-
-
-def _pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
     """The folder's pictures, frame2 before frame10; hidden files are not frames."""
     try:
         paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{shown(folder)}: cannot be opened ({error.strerror})") from error
-    return sorted(paths, key=_natural)
+    return sorted(paths, key=natural)
 
 
-def _natural(path: Path) -> tuple[list[str | int], str]:
-    pieces = re.split(r"(\d+)", path.name.lower())
-    return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], path.name
+def _load(source: VideoSource, sampling: Sampling) -> Clip:
+    if not isinstance(source, (str, Path)):
+        return _from_pictures(source, sampling, video_name(source))
+    if os.path.isdir(source):  # unlike Path.is_dir, no error for an impossible name
+        return _from_pictures(pictures_in(Path(source)), sampling, shown(source))
+    return _from_file(check_file(source), sampling)
 
 
-def _from_file(path: Path, frames: int) -> list[Image.Image]:
-    if _is_animation(path):
-        with quiet_pillow(), open_image(path) as image:
-            expected = _frames_claimed(image)
-        return _sound_frames(_decode_pillow, path, frames, expected)
-    container, expected = _probe(path)
-    if container in DECORD_CONTAINERS:
+def _from_pictures(pictures: Sequence[str | Path | Image.Image], sampling: Sampling, name: str) -> Clip:
+    if not pictures:
+        raise DataError(f"{name}: holds no pictures")
+    if sampling.raw_fps is None and sampling.by_time is not None:
+        raise DataError(f"{name}: {sampling.by_time} needs raw_fps: pictures have no times of their own")
+    times = [index / (sampling.raw_fps or 1.0) for index in range(len(pictures))]
+    wanted = choose(times, sampling)
+    if sampling.scenes:
+        wanted = _by_scenes(wanted, [small_grey(load_image(pictures[i])) for i in wanted], sampling)
+    frames = [shrunk(load_image(pictures[i]), sampling.max_pixels) for i in wanted]
+    return Clip(frames, [times[i] for i in wanted] if sampling.raw_fps else None)
+
+
+def _from_file(path: Path, sampling: Sampling) -> Clip:
+    if is_animation(path):
+        guessed, decode = open_pillow(path)
+        times = guessed if sampling.by_time is None else []  # to be read first
+        return _sampled(path, times, decode, sampling, len(guessed))
+    header = probe(path)
+    if header.container in INDEXED:
         try:
-            return _decord_frames(path, frames, expected)
+            times, decode = open_decord(path, header)
+            return _sampled(path, times, decode, sampling, header.frames)
+        except SamplingError:
+            raise
         except Exception as error:  # not installed here, a codec it lacks, a rotation, a damaged file: PyAV decides
             logger.debug("%s: decord failed (%s)", path, type(error).__name__)
-    return _sound_frames(_decode_pyav, path, frames, expected)
+    return _by_pyav(path, header, sampling)
 
 
-def _is_animation(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(12)
-    return head.startswith((b"GIF8", b"\x89PNG")) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
-
-
-def _frames_claimed(image: Image.Image) -> int:
+def _by_pyav(path: Path, header: Header, sampling: Sampling) -> Clip:
     try:
-        return getattr(image, "n_frames", 1)
-    except Exception:  # cut off before the frames could be counted
-        return 1
-
-
-def _probe(path: Path) -> tuple[str, int]:
-    """The container's first name and the number of frames its header claims (0 if it does not say)."""
-    try:
-        with _opened(path) as container:
-            stream = _video_stream(container)
-            if stream is None:
-                raise DataError(f"{shown(path)}: has no video stream")
-            if stream.width * stream.height > MAX_PIXELS:
-                raise DataError(f"{shown(path)}: the header claims frames of {stream.width}x{stream.height} pixels")
-            return container.format.name.split(",")[0], stream.frames
-    except DataError:
+        times, decode = open_pyav(path, header)
+        return _sampled(path, times, decode, sampling, header.frames)
+    except (DataError, SamplingError):
         raise
-    except Exception as error:  # FFmpeg's own errors, and whatever PyAV meets in damaged headers
-        raise DataError(f"{shown(path)}: not a video that can be read") from error
-
-
-def _opened(path: Path) -> Any:
-    """PyAV's container. The prefix keeps a colon in a name from being read as a protocol."""
-    import av
-
-    return av.open(f"file:{path}", metadata_errors="replace")
-
-
-def _video_stream(container: Any) -> Any:
-    """The first moving picture: a cover picture inside an audio file is not one, nor is text drawn as video."""
-    from av.stream import Disposition
-
-    moving = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
-    return next((s for s in moving if s.codec_context.name != "ansi"), None)
-
-
-def _decord_frames(path: Path, frames: int, expected: int) -> list[Image.Image]:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    # fault_tol=1: raise when frames had to be made up from their neighbours
-    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), fault_tol=1)
-    if len(reader) < expected:  # cut off at the end of a packet, which decord does not mind
-        raise DataError(f"{shown(path)}: {len(reader)} of {expected} frames")
-    batch = reader.get_batch(centres(len(reader), frames)).asnumpy()  # [frames, H, W, 3] uint8
-    return [Image.fromarray(frame) for frame in batch]
-
-
-def _sound_frames(decode: Decode, path: Path, frames: int, expected: int) -> list[Image.Image]:
-    """Uniform frames of what can be decoded: one pass if the header's count is true, a second if it is not."""
-    try:
-        images, decoded, lost = decode(path, centres(expected, frames))
-        if decoded != expected:
-            images, _, _ = decode(path, centres(decoded, frames))
     except Exception as error:  # a pixel format or a size that cannot be made into a picture
         raise DataError(f"{shown(path)}: its video frames cannot be decoded ({type(error).__name__})") from error
-    if not images:
-        raise DataError(f"{shown(path)}: not one video frame can be decoded")
-    if lost or decoded < expected:
-        logger.warning("%s: damaged or cut off; using the %d frames that can be decoded", shown(path), decoded)
-    return images
 
 
-def _decode_pyav(path: Path, wanted: list[int]) -> tuple[list[Image.Image], int, bool]:
-    kept, decoded, lost = [], 0, False
-    with _opened(path) as container:
-        for frame in _pyav_frames(container):
-            if frame is None or frame.is_corrupt:
-                lost = True
-                continue
-            if decoded in wanted:
-                kept.append(_upright(frame))
-            decoded += 1
-    return kept, decoded, lost
+def _sampled(path: Path, times: list[float], decode: Decode, sampling: Sampling, claimed: int) -> Clip:
+    """The chosen frames of what can be decoded; read anew as often as less turns out to be sound than it seemed.
+
+    Args:
+        times: of the frames that the file seems to hold; none if only decoding can tell.
+        claimed: frames that its header claims.
+    """
+
+    def fit(frame: Image.Image) -> Image.Image:
+        return shrunk(frame, sampling.max_pixels)
+
+    lost = False
+    for _ in range(TRIES):
+        wanted = _chosen(times, sampling, claimed, lost)
+        kept, sound, lost = decode(wanted, small_grey if sampling.scenes else fit)
+        if not sound:
+            raise DataError(f"{shown(path)}: not one video frame can be decoded")
+        times = sound
+        if wanted == _chosen(times, sampling, claimed, lost):
+            break
+    else:
+        raise DataError(f"{shown(path)}: its frames differ from one reading to the next")
+    if sampling.scenes:
+        wanted = _by_scenes(wanted, kept, sampling)
+        kept, _, _ = decode(wanted, fit)
+    if lost or len(times) < claimed:
+        _report(path, len(times), claimed)
+    return Clip(kept, [times[i] for i in wanted])
 
 
-def _pyav_frames(container: Any) -> Iterator[Any]:
-    """Frames in the order they are shown; None where a packet cannot be read or decoded."""
-    import av
-
-    stream = _video_stream(container)
-    stream.thread_type = "NONE"  # with frame threads the marks of damaged frames vary from run to run
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.FFmpegError:  # the file ends where it should not
-            yield None
-            return
-        try:
-            yield from packet.decode()
-        except av.FFmpegError:
-            yield None
+def _chosen(times: list[float], sampling: Sampling, claimed: int, lost: bool) -> list[int]:
+    return choose(times, sampling, cut_off=lost or len(times) < claimed) if times else []
 
 
-def _upright(frame: Any) -> Image.Image:
-    """The frame as RGB, turned by its display matrix to the nearest quarter turn (both count counter-clockwise)."""
-    return frame.to_image().rotate(90 * round(frame.rotation / 90), expand=True)
+def _report(path: Path, sound: int, claimed: int) -> None:
+    lost = f"{claimed - sound} of {claimed} frames" if claimed > sound else "some frames"
+    logger.warning(
+        "%s: damaged or cut off: %s lost; using the %d frames that can be decoded", shown(path), lost, sound
+    )
 
 
-def _decode_pillow(path: Path, wanted: list[int]) -> tuple[list[Image.Image], int, bool]:
-    kept, decoded = [], 0
-    with quiet_pillow(), open_image(path) as image:
-        for index in range(_frames_claimed(image)):
-            try:
-                image.seek(index)
-                frame = to_rgb(image)
-            except Exception:  # the file ends inside this frame
-                return kept, decoded, True
-            if index in wanted:
-                kept.append(frame)
-            decoded += 1
-    return kept, decoded, False
+def _by_scenes(looked_at: list[int], greys: list[np.ndarray], sampling: Sampling) -> list[int]:
+    changes = np.array([np.abs(a - b).mean() for a, b in zip(greys, greys[1:])])  # [T - 1]
+    return [looked_at[i] for i in scenes(changes, sampling.max_frames)]
+
+
+def small_grey(frame: Image.Image) -> np.ndarray:
+    """float32 [h, w], grey levels."""
+    return np.asarray(frame.convert("L").resize(GREY, Image.Resampling.BOX), dtype=np.float32)
+
+
+def shrunk(frame: Image.Image, max_pixels: int) -> Image.Image:
+    """The frame, in its own shape, at no more than ``max_pixels``."""
+    pixels = frame.width * frame.height
+    if pixels <= max_pixels:
+        return frame
+    scale = (max_pixels / pixels) ** 0.5
+    width = min(max(1, int(frame.width * scale)), max_pixels)
+    height = min(max(1, int(frame.height * scale)), max_pixels // width)
+    return frame.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 Kind = Literal["timm", "siglip", "siglip2", "clip"]
 Resample = Literal["bilinear", "bicubic"]
-Fit = Literal["squash", "pad"]
+Fit = Literal["squash", "pad", "anyres", "dynamic"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,14 @@ class VisionConfig:
             There ``image_size`` is the side that the position table was trained for, when it differs from ours.
         mean, std: per RGB channel, of pixels scaled to [0, 1].
         resample: filter of the resize.
-        fit: ``squash`` ignores the aspect ratio; ``pad`` keeps it and fills up with the mean color.
+        fit: what becomes of a picture's shape (`vision_encoders.resolution`). ``squash`` makes it a square and ignores
+            the aspect ratio; ``pad`` keeps it and fills up with the mean color; ``anyres`` shows the whole as a square
+            and beside it tiles of that size; ``dynamic`` keeps size and shape as far as patches and pixels allow.
+            Video frames are one square each: padded under ``pad``, else squashed.
+        max_grid, max_tiles, newline: of ``anyres``. Tiles a side at most; features of more than ``max_tiles`` tiles
+            are averaged down to as many; whether every row of features ends in a token of its own.
+        min_pixels, max_pixels, merge: of ``dynamic``. The picture's area is kept between these; squares of ``merge``
+            x ``merge`` features become one token.
 
     Raises:
         ValueError: a field has a value that no encoder could use.
@@ -45,6 +52,12 @@ class VisionConfig:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     resample: Resample = "bicubic"
     fit: Fit = "squash"
+    max_grid: int = 6
+    max_tiles: int = 9
+    newline: bool = False
+    min_pixels: int = 1
+    max_pixels: int = 2**20
+    merge: int = 1
 
     def __post_init__(self) -> None:
         for name, allowed in (("kind", Kind), ("resample", Resample), ("fit", Fit)):
@@ -55,8 +68,23 @@ class VisionConfig:
             raise ValueError(f"vision image_size must be at least 1, not {self.image_size}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"vision mean and std need three numbers, std positive: {self.mean}, {self.std}")
+        for name in ("max_grid", "max_tiles", "min_pixels", "merge"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"vision {name} must be at least 1, not {getattr(self, name)}")
+        if self.max_pixels < self.min_pixels:
+            raise ValueError(f"vision max_pixels {self.max_pixels} is below min_pixels {self.min_pixels}")
+        self._check_fit()
         if self.kind == "timm" and self.feature_layer != -1:
             raise ValueError("vision feature_layer applies to siglip, siglip2 and clip; a timm backbone has only -1")
+
+    def _check_fit(self) -> None:
+        """A setting of another policy than ``fit`` would be without effect."""
+        owners = {"anyres": ("max_grid", "max_tiles", "newline"), "dynamic": ("min_pixels", "max_pixels", "merge")}
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for fit, names in owners.items():
+            for name in names:
+                if self.fit != fit and getattr(self, name) != defaults[name]:
+                    raise ValueError(f"vision {name} applies to fit {fit!r}, not to {self.fit!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy: tuples become lists."""

@@ -1,8 +1,9 @@
-"""One interface over all vision encoders: pixels [N, 3, S, S] → features [N, T, D], row-major over a grid of patches.
+"""One interface over all vision encoders: pixels [N, 3, H, W] → features [N, T, D], row-major over a grid of patches.
 
 Prefix tokens (class token, registers) are dropped, so feature t always stands for the cell (t // w, t % w). The shape
 of a timm network's output is read from a forward on the meta device: it costs no arithmetic and cannot disagree with
-the network.
+the network. Squares of the config's size are what any encoder takes; other sizes need ``fit="dynamic"``, which is
+refused where the network takes one size only.
 """
 
 import dataclasses
@@ -28,13 +29,13 @@ _TRANSFORMERS = {
 
 
 class VisionEncoder(nn.Module, ABC):
-    """Turns square images into a grid of feature vectors.
+    """Turns images into a grid of feature vectors.
 
     Attributes:
         config: what it was built from; rebuilding from it gives the same parameter names and shapes.
         hidden_size: D, width of a feature.
-        grid: (h, w), rows and columns of features.
-        num_tokens: T = h·w, features per image.
+        grid: (h, w), rows and columns of a square image's features.
+        num_tokens: T = h·w, features per square image.
     """
 
     config: VisionConfig
@@ -47,7 +48,7 @@ class VisionEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised float pixels [N, 3, S, S] → features [N, T, D]."""
+        """Normalised float pixels [N, 3, S, S] → features [N, T, D]; under ``dynamic`` images of any whole patches."""
 
 
 class TimmEncoder(VisionEncoder):
@@ -81,18 +82,37 @@ class TimmEncoder(VisionEncoder):
             ValueError: the network refuses the image size, or gives no feature per cell of a square grid.
         """
         size, name = self.config.image_size, self.config.model
-        tensors = {key: t.to("meta") for key, t in [*self.named_parameters(), *self.named_buffers()]}
-        blank = torch.zeros(1, 3, size, size, device="meta", dtype=next(self.parameters()).dtype)
-        try:
-            with torch.no_grad(), _evaluating(self):
-                features = torch.func.functional_call(self, tensors, (blank,))  # [1, T, D]
-        except (AssertionError, RuntimeError) as error:
-            raise ValueError(f"{name} cannot take images of {size} pixels: {error}") from error
-        tokens, self.hidden_size = features.shape[1:]
+        tokens, self.hidden_size = self._shape_of(size, size)
         side = isqrt(tokens)
         if side * side != tokens:
             raise ValueError(f"{name} gives {tokens} features for {size} pixels: no square grid of patches")
         self.grid = (side, side)
+        if self.config.fit == "dynamic":
+            self._check_any_size(side, size // side)
+
+    def _check_any_size(self, side: int, stride: int) -> None:
+        if self.config.image_size % side:
+            raise ValueError(f"fit 'dynamic' needs an image_size of whole patches, not {self.config.image_size}")
+        try:
+            found = self._shape_of(side * stride, (side + 1) * stride)[0]
+        except ValueError as error:
+            raise ValueError(f"fit 'dynamic': {error} (a ViT of timm's needs the option dynamic_img_size)") from error
+        if found != side * (side + 1):
+            raise ValueError(
+                f"fit 'dynamic': {self.config.model} gives {found} features for {side} x {side + 1} patches"
+            )
+
+    def _shape_of(self, height: int, width: int) -> tuple[int, int]:
+        """(features, their width) of an image."""
+        tensors = {key: t.to("meta") for key, t in [*self.named_parameters(), *self.named_buffers()]}
+        blank = torch.zeros(1, 3, height, width, device="meta", dtype=next(self.parameters()).dtype)
+        try:
+            with torch.no_grad(), _evaluating(self):
+                features = torch.func.functional_call(self, tensors, (blank,))  # [1, T, D]
+        except (AssertionError, RuntimeError) as error:
+            size = f"{width}" if width == height else f"{width} x {height}"
+            raise ValueError(f"{self.config.model} cannot take images of {size} pixels: {error}") from error
+        return features.shape[1], features.shape[2]
 
 
 class TransformersEncoder(VisionEncoder):
@@ -116,18 +136,18 @@ class TransformersEncoder(VisionEncoder):
         return features[:, 1:] if self.config.kind == "clip" else features
 
     def _image(self, pixels: Tensor) -> dict[str, Any]:
-        resized = self.config.image_size != self.backbone.config.image_size
-        return {"pixel_values": pixels, "interpolate_pos_encoding": resized}
+        table = (self.backbone.config.image_size,) * 2
+        return {"pixel_values": pixels, "interpolate_pos_encoding": tuple(pixels.shape[2:]) != table}
 
     def _patches(self, pixels: Tensor) -> dict[str, Tensor]:
         """NaFlex inputs: patches in row-major order, each flattened as (row, column, channel); none is padding."""
-        count, channels, size, _ = pixels.shape
-        side, patch = size // self.backbone.config.patch_size, self.backbone.config.patch_size
-        cells = pixels.reshape(count, channels, side, patch, side, patch)
-        patches = cells.permute(0, 2, 4, 3, 5, 1).reshape(count, side * side, -1)  # [N, T, patch·patch·3]
-        mask = torch.ones(count, side * side, dtype=torch.int32, device=pixels.device)  # [N, T]
+        patch = self.backbone.config.patch_size
+        count, channels, rows, columns = *pixels.shape[:2], *(side // patch for side in pixels.shape[2:])
+        cells = pixels.reshape(count, channels, rows, patch, columns, patch)
+        patches = cells.permute(0, 2, 4, 3, 5, 1).reshape(count, rows * columns, -1)  # [N, T, patch·patch·3]
+        mask = torch.ones(count, rows * columns, dtype=torch.int32, device=pixels.device)  # [N, T]
         # On the CPU, because the model reads it row by row in Python.
-        shapes = torch.tensor([[side, side]] * count, device="cpu").reshape(count, 2)  # [N, 2]
+        shapes = torch.tensor([[rows, columns]] * count, device="cpu").reshape(count, 2)  # [N, 2]
         return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}
 
 
@@ -175,7 +195,8 @@ def _create_transformers(config: VisionConfig, pretrained: str | None) -> nn.Mod
         fields = config_class(**{**sized, **config.options})
     else:
         fields = config_class.from_pretrained(pretrained, **config.options)
-    if config.image_size < fields.patch_size or (config.kind == "siglip2" and config.image_size % fields.patch_size):
+    whole = config.kind == "siglip2" or config.fit == "dynamic"
+    if config.image_size < fields.patch_size or (whole and config.image_size % fields.patch_size):
         raise ValueError(f"{config.kind} cannot cut {config.image_size} pixels into patches of {fields.patch_size}")
     if pretrained is None:
         return model_class(fields)

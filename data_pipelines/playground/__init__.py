@@ -6,6 +6,7 @@ from data_pipelines.playground import (
     counting,
     describe,
     documents,
+    lists,
     multi_image,
     objects,
     reading,
@@ -30,7 +31,8 @@ EVALUATED: dict[str, Family] = {
     "multi_image": multi_image.make,
     "video": video.make,
 }
-FAMILIES: dict[str, Family] = {**EVALUATED, "scene_chat": scene_chat.make}
+# Beside those: chats about a scene, whose turns are of those families, and what the suite parallel_bench asks about.
+FAMILIES: dict[str, Family] = {**EVALUATED, "scene_chat": scene_chat.make, "lists": lists.make}
 
 
 def item(family: str, split: Split, seed: int, index: int, n_turns: int = 1, max_side: int = 640) -> Item:

@@ -13,10 +13,12 @@ from typing import Any
 
 from data_pipelines.errors import DataError
 from data_pipelines.images import check_file
+from data_pipelines.media import video_settings
 from data_pipelines.readers.checks import BadLine, Malformed, NotText, Row, filled_list, own_id, short, text
 from data_pipelines.readers.jsonl import jsonl_rows
 from data_pipelines.readers.resolve import Media
 from data_pipelines.record import Message, Sample, image_part, text_part, video_part
+from data_pipelines.sampling import SamplingError
 
 ROLES = ("system", "user", "assistant")
 KEYS = {"messages"}
@@ -114,9 +116,17 @@ def _part(part: Any, media: Media) -> dict[str, Any]:
         case "image":
             return image_part(media.find("image", _value(part, "image")))
         case "video":
-            return video_part(media.find("video", _value(part, "video")))
+            return {**video_part(media.find("video", _value(part, "video"))), **_sampled(part)}
         case other:
             raise Malformed(f"unknown part type {short(other)} (known: text, image, video)")
+
+
+def _sampled(part: dict[str, Any]) -> dict[str, Any]:
+    """What a video part says of its frames."""
+    try:
+        return video_settings(part)
+    except SamplingError as error:
+        raise Malformed(f"video {short(_value(part, 'video'))}: {error}") from error
 
 
 def _value(part: dict[str, Any], kind: str) -> Any:

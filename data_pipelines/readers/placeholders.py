@@ -26,8 +26,7 @@ def chat(record: dict[str, Any], turns: list[Any]) -> list[dict[str, Any]]:
         messages.insert(0, {"role": "system", "content": text(record["system"], "system")})
     spots = [part for m in messages if isinstance(m["content"], list) for part in m["content"] if _empty(part)]
     for part, (kind, value) in zip(spots, _in_order(spots, listed(record, "image"), listed(record, "video"))):
-        part.clear()
-        part.update({"type": kind, kind: value})
+        part.update({"type": kind, kind: value})  # what else it says, such as how to sample a video, stays
     return messages
 
 

