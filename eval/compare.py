@@ -149,4 +149,12 @@ def _plot(names: Sequence[str], runs: Sequence[tuple[RunRecord, list[ItemRecord]
     for name, (_, records) in zip(names, runs):
         total = totals(records)
         points.append((name, total["tokens_per_forward"], total["score"], total["low"], total["high"]))
-    return against_speed(points)
+    return against_speed(points, [_curve(run) for run, _ in runs])
+
+
+PACE = ("threshold", "denoising_steps", "block_size", "policy_args")  # along a curve these differ
+
+
+def _curve(run: RunRecord) -> str:
+    """Runs of one model that differ in how fast they decode, and in nothing else, lie on one curve."""
+    return repr((run.model_hash, sorted((k, v) for k, v in run.settings.items() if k not in PACE)))

@@ -1,7 +1,7 @@
 """A report as a list of blocks, written as Markdown or as one web page that needs nothing from elsewhere.
 
-The deciding choice: a report is composed once, of five kinds of blocks, and each has two spellings. The page holds its
-style and its pictures inside, no script, and a content policy that lets nothing be loaded.
+The deciding choice: a report is composed once, of a few kinds of blocks, and each has two spellings. The page holds
+its style and its pictures inside, no script, and a content policy that lets nothing be loaded.
 """
 
 import base64
@@ -38,7 +38,16 @@ figure { margin: 1rem 0; } figure img { max-width: 100%; }
 .card dl { margin: .5rem 0 0; display: grid; grid-template-columns: auto 1fr; gap: .15rem .6rem; font-size: .9rem; }
 .card dt { color: var(--soft); } .card dd { margin: 0; overflow-wrap: anywhere; }
 dd.right { color: var(--good); } dd.wrong { color: var(--bad); }
+pre { background: var(--back); border: 1px solid var(--line); border-radius: 6px; padding: .6rem;
+      overflow-x: auto; }
+.decoded { border-top: 1px solid var(--line); padding: .8rem 0; }
+.decoded h3 { font-size: .85rem; color: var(--soft); margin: 0 0 .4rem; font-weight: 600; }
+.decoded img { max-height: 7rem; border-radius: 4px; margin-right: .3rem; }
+.decoded span { white-space: pre-wrap; border-radius: 3px; padding: .1rem 0; margin-right: 1px; line-height: 1.9; }
+.p0 { background: #dbe6fb; } .p1 { background: #fbe8d3; } .p2 { background: #d9f0e1; } .p3 { background: #f3dcee; }
+.p4 { background: #fdf3c4; } .p5 { background: #d8eff3; } .p6 { background: #e9e2fa; } .p7 { background: #f6d9d5; }
 """
+TINTS = 8  # classes p0 … p7 above
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot as a data URI, and what it shows in words."""
+    """A plot as a data URI, and what it shows in words; ``file`` is where Markdown finds it, if anywhere."""
 
     uri: str
     caption: str
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,24 @@ class Card:
     said: str
 
 
-Block = Heading | Text | Table | Figure | Card
+@dataclass(frozen=True)
+class Code:
+    """Lines as they are typed."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An answer's tokens in order, each with the pass that wrote it and how sure it was then."""
+
+    title: str
+    pictures: Sequence[str]
+    asked: str
+    tokens: Sequence[tuple[str, int, float]]
+
+
+Block = Heading | Text | Table | Figure | Card | Code | Decoded
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
@@ -102,7 +129,7 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:
-    """The same without plots and pictures."""
+    """The same without pictures, and with the plots that have a file."""
     return "\n\n".join([f"# {_plain(title)}", *filter(None, map(_markdown, blocks))]) + "\n"
 
 
@@ -136,10 +163,29 @@ def _html(block: Block) -> str:
             return f"<h2>{_safe(text)}</h2>"
         case Text(text):
             return f"<p>{_safe(text)}</p>"
-        case Figure(uri, caption):
+        case Figure(uri, caption, _):
             return f'<figure><img src="{uri}" alt="{_safe(caption)}"></figure>'
         case Table(header, rows):
             return _table(header, rows)
+        case Code(text):
+            return f"<pre>{html.escape(text)}</pre>"
+        case Decoded():
+            return _decoded(block)
+
+
+def _decoded(block: Decoded) -> str:
+    """Tokens of one pass have one tint; passes in turn, which repeat after the last."""
+    pictures = "".join(f'<img src="{uri}" alt="">' for uri in block.pictures)
+    tokens = "".join(
+        f'<span class="p{number % TINTS}" title="pass {number}, {_sure(sure)}">{html.escape(_printable(token))}</span>'
+        for token, number, sure in block.tokens
+    )
+    head = f"<h3>{_safe(block.title)}</h3>{pictures}<p>{_safe(block.asked)}</p>"
+    return f'<div class="decoded">{head}<div>{tokens}</div></div>'
+
+
+def _sure(sure: float | None) -> str:
+    return "–" if sure is None else f"{100 * sure:.0f} % sure"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -165,11 +211,17 @@ def _markdown(block: Block) -> str:
             return f"## {_plain(text)}"
         case Text(text):
             return _plain(text)
-        case Figure():
-            return ""
+        case Figure(_, caption, file):
+            return f"![{_plain(caption)}]({file})" if file else ""
         case Card(title, _, asked, expected, said):
             asked, expected, said = map(_plain, (asked, expected, said or "(nothing)"))
             return f"- **{_plain(title)}**: {asked} Right: {expected} Said: {said}"
+        case Code(text):
+            return f"```\n{text}\n```"
+        case Decoded(title, _, asked, tokens):
+            passes = {number: "".join(t for t, n, _ in tokens if n == number) for _, number, _ in tokens}
+            steps = " · ".join(f"{number}: {_plain(passes[number])}" for number in sorted(passes))
+            return f"- **{_plain(title)}**: {_plain(asked)} By pass: {steps}"
         case Table(header, rows):
             lines = [header, ["---"] * len(header), *rows]
             return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
@@ -190,7 +242,10 @@ def _safe(value: Any) -> str:
 
 def _clean(value: Any) -> str:
     """On one line, without characters that a UTF-8 file or a page cannot hold."""
-    text = " ".join(str(value).split())
+    return _printable(" ".join(str(value).split()))
+
+
+def _printable(text: str) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 

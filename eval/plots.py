@@ -4,7 +4,7 @@ The same numbers give the same bytes: no dates, fixed ids.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -39,10 +39,17 @@ def bars(families: dict[str, dict]) -> str:
     return _svg(canvas)
 
 
-def against_speed(points: Sequence[Point]) -> str:
-    """Runs by their score and their tokens per forward; further up and to the right is better."""
+def against_speed(points: Sequence[Point], curves: Sequence[Hashable] = ()) -> str:
+    """Runs by their score and their tokens per forward; further up and to the right is better.
+
+    Args:
+        curves: what curve each point belongs to; a line joins the points of one, by their speed.
+    """
     canvas = Canvas(figsize=(7.2, 4.2), layout="constrained")
     axes = canvas.subplots()
+    for curve in dict.fromkeys(curves):
+        line = sorted((point[1], point[2]) for point, own in zip(points, curves) if own == curve)
+        axes.plot(*zip(*line), color=BLUE, alpha=0.45, lw=1.2)
     for name, speed, score, low, high in points:
         error = [[max(0.0, score - low)], [max(0.0, high - score)]]
         axes.errorbar(speed, score, yerr=error, fmt="o", color=BLUE, ecolor=INK, capsize=3, lw=1)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass
@@ -19,6 +19,7 @@ class ItemRecord:
         tokens, forwards, prefill_s, decode_s, finish_reason: cost, see `vlm.answering.Answer`.
         seconds: its share of its batch's wall time, reading its media included; these add up to the run's.
         error: why it could not be asked; it then counts as wrong. None for an item that was asked.
+        trace: of the first item of a family, which pass wrote what, see `vlm.generation.trace.Trace.record`.
     """
 
     family: str
@@ -36,6 +37,7 @@ class ItemRecord:
     seconds: float
     finish_reason: str
     error: str | None = None
+    trace: dict[str, Any] | None = None
 
     @property
     def row(self) -> tuple[float, float, float]:

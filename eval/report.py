@@ -1,7 +1,8 @@
 """``report DIR``: a run as ``report.md`` and as a page of its own, ``index.html``.
 
-Scores with their intervals, what decoding cost, what is confused with what, and a few wrong answers with their
-pictures, which are made again from (family, seed, index) or read again from the source.
+Scores with their intervals, what decoding cost, what is confused with what, a few wrong answers with their pictures,
+which are made again from (family, seed, index) or read again from the source, and which pass wrote what of the first
+answer of every family.
 """
 
 from collections import Counter
@@ -9,16 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.document import Block, Card, Figure, Heading, Table, Text, picture_uris, to_html, to_markdown
+from eval.document import Block, Card, Decoded, Figure, Heading, Table, Text, picture_uris, to_html, to_markdown
 from eval.output import load
 from eval.plots import bars
 from eval.record import ItemRecord, RunRecord
 from eval.suites.base import Suite
 from eval.suites.choose import suite_of
-from eval.summary import HEADER, by_family, rows, summary, totals
+from eval.summary import by_family, header, rows, summary, totals
 
 CONFUSIONS = 5  # a family
 EXAMPLES = 3  # a family
+TRACES = 12
 LISTED = 20  # items that were not asked
 
 
@@ -28,6 +30,10 @@ def report(directory: Path) -> Path:
     Raises:
         ValueError: the directory holds no results, or cannot be written.
     """
+    if (directory / "suite.yaml").is_file():
+        from eval.lmms_plugin import summary as public
+
+        return written(directory, "Public benchmarks", public.blocks(directory))
     run, records = load(directory)
     title = f"{run.suite} · {run.model} · {run.settings.get('mode')}"
     return written(directory, title, blocks(run, records))
@@ -47,13 +53,15 @@ def written(directory: Path, title: str, content: Sequence[Block]) -> Path:
 def blocks(run: RunRecord, records: list[ItemRecord]) -> list[Block]:
     families, suite, gone = by_family(records), *_suite(run)
     out: list[Block] = [Text(headline(run, records)), Figure(bars(summary(records)), "Scores and tokens per forward")]
-    out += [Heading("Scores"), Table(HEADER, rows(records)), Text(INTERVALS)]
+    loose = suite.loose if suite is not None else None
+    out += [Heading("Scores"), Table(header(loose), rows(records, loose)), Text(INTERVALS + (LOOSE if loose else ""))]
     out += _not_asked(records)
     wrong = {family: [r for r in items if r.score < 1 and r.error is None] for family, items in families.items()}
     out += _confusions(suite, wrong, families)
     out += [Heading("A few wrong answers"), *([Text(f"Without pictures: {gone}.")] if gone else [])]
     for items in wrong.values():
         out += [_card(suite, r) for r in _examples(suite, items)]
+    out += _decoded(suite, records)
     return [*out, Heading("Settings"), settings_table(run), Heading("Hardware and software"), hardware_table(run)]
 
 
@@ -62,6 +70,7 @@ INTERVALS = (
     "one wrong, Wilson's interval stands instead. Tokens per forward: all generated tokens over all forward passes, "
     "prefill included. Cut off: answers that reached the length limit."
 )
+LOOSE = " Loose: the share of right answers when the answer is read out of whatever stands around it."
 
 
 def headline(run: RunRecord, records: Sequence[ItemRecord]) -> str:
@@ -138,6 +147,31 @@ def _examples(suite: Suite | None, wrong: list[ItemRecord]) -> list[ItemRecord]:
 def _card(suite: Suite | None, record: ItemRecord) -> Card:
     title = f"{record.family} {record.index} · {100 * record.score:.0f} %"
     return Card(title, _pictures(suite, record), record.question, record.expected, record.answer)
+
+
+def _decoded(suite: Suite | None, records: Sequence[ItemRecord]) -> list[Block]:
+    """What was followed while it was decoded, at most `TRACES` answers."""
+    followed = [record for record in records if record.trace is not None][:TRACES]
+    if not followed:
+        return []
+    shown = [Decoded(_cost(r), _pictures(suite, r), r.question, _tokens(r.trace)) for r in followed]
+    return [Heading("How answers were decoded"), Text(TINTED), *shown]
+
+
+TINTED = "Tokens of one tint were written by the same forward pass; tints repeat after eight passes."
+
+
+def _cost(record: ItemRecord) -> str:
+    return f"{record.family} {record.index} · {record.tokens} tokens in {record.forwards} forwards"
+
+
+def _tokens(trace: dict[str, Any]) -> list[tuple[str, int, float]]:
+    """The answer's tokens, each with the last pass that wrote it; those that took no pass belong to pass 0."""
+    passes = {place: step["forward"] for step in trace["steps"] for place, *_ in step["written"]}
+    return [
+        (token, passes.get(place, 0), sure)
+        for place, (token, sure) in enumerate(zip(trace["tokens"], trace["confidence"]))
+    ]
 
 
 def _pictures(suite: Suite | None, record: ItemRecord) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -11,6 +11,8 @@ from rich.table import Table
 from eval.metrics import bootstrap_scores, f1, interval, wilson_interval
 from eval.metrics.intervals import middle
 from eval.record import ItemRecord, RunRecord
+
+Loose = Callable[[ItemRecord], float] | None  # see `eval.suites.base.Suite.loose`
 
 
 def summary(records: Sequence[ItemRecord]) -> dict[str, dict]:
@@ -40,9 +42,20 @@ def totals(records: Sequence[ItemRecord]) -> dict:
     }
 
 
-def result(run: RunRecord, records: Sequence[ItemRecord]) -> dict:
-    """What ``summary.json`` holds."""
-    return {"run": run.to_dict(), "families": summary(records), "total": totals(records)}
+def result(run: RunRecord, records: Sequence[ItemRecord], loose: Loose = None) -> dict:
+    """What ``summary.json`` holds; with loose scores for a suite that has them."""
+    families, total = summary(records), totals(records)
+    for name, score in loose_scores(records, loose).items():
+        families.get(name, total)["loose"] = score
+    return {"run": run.to_dict(), "families": families, "total": total}
+
+
+def loose_scores(records: Sequence[ItemRecord], loose: Loose) -> dict[str, float]:
+    """Percent by family, and their ``mean``; empty for a suite without loose scores."""
+    if loose is None:
+        return {}
+    shares = {family: sum(map(loose, items)) / len(items) for family, items in by_family(records).items()}
+    return {name: _percent(share) for name, share in {**shares, "mean": sum(shares.values()) / len(shares)}.items()}
 
 
 def score_of(items: Sequence[ItemRecord]) -> float:
@@ -75,9 +88,9 @@ def stream_of(family: str) -> int:
     return zlib.crc32(family.encode())
 
 
-def table(records: Sequence[ItemRecord], title: str) -> Table:
+def table(records: Sequence[ItemRecord], title: str, loose: Loose = None) -> Table:
     """The summary as a table for the terminal."""
-    return terminal_table(title, HEADER, rows(records))
+    return terminal_table(title, header(loose), rows(records, loose))
 
 
 def terminal_table(title: str, names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
@@ -97,11 +110,18 @@ def terminal_table(title: str, names: Sequence[str], lines: Sequence[Sequence[st
 HEADER = ("family", "n", "metric", "score", "95 % interval", "tokens / forward", "tokens / s", "cut off", "not asked")
 
 
-def rows(records: Sequence[ItemRecord]) -> list[tuple[str, ...]]:
+def header(loose: Loose = None) -> tuple[str, ...]:
+    """With loose scores the other ones are called strict, and there is no column for the metric."""
+    return HEADER if loose is None else (*HEADER[:2], "strict", HEADER[4], "loose", *HEADER[5:])
+
+
+def rows(records: Sequence[ItemRecord], loose: Loose = None) -> list[tuple[str, ...]]:
     """A line a family as texts, and one for the mean if there are several."""
     lines = [(family, s["n"], s["metric"], *_cells(s)) for family, s in summary(records).items()]
     if len(lines) > 1:
         lines.append(("mean", (s := totals(records))["n"], "", *_cells(s)))
+    if scores := loose_scores(records, loose):
+        lines = [(*line[:2], *line[3:5], f"{scores[line[0]]:.1f}", *line[5:]) for line in lines]
     return [tuple(map(str, line)) for line in lines]
 
 

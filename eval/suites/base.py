@@ -42,13 +42,14 @@ class Suite:
     """A suite ready to be asked.
 
     Attributes:
-        name: ``playground`` or ``local``.
+        name: ``playground``, ``parallel_bench`` or ``local``.
         seed: of its items; 0 where they are given.
         items: what beside ``seed`` decides the items; two runs with equal ones saw the same questions.
         metrics: metric by family, in the order of the tables.
         questions: (family, ascending indices) → those questions, fewer if the source ends before.
         score: (question, answer) → score in [0, 1], and slot counts if the family's score is micro-averaged.
         confused: a wrong item → (expected, said) pairs, for the list of frequent confusions.
+        loose: an item → its score with a lenient reading of the answer, where the suite has one beside ``score``.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Suite:
     questions: Callable[[str, Sequence[int]], Iterator[Question]]
     score: Callable[[Question, str], tuple[float, Counts | None]]
     confused: Callable[[ItemRecord], list[tuple[str, str]]]
+    loose: Callable[[ItemRecord], float] | None = None
 
 
 def named(names: str | None, known: Sequence[str]) -> list[str]:

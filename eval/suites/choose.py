@@ -1,11 +1,11 @@
 """A suite by its name, as the command line says it and as ``run.json`` remembers it."""
 
 from eval.record import RunRecord
-from eval.suites import local, playground
+from eval.suites import local, parallel_bench, playground
 from eval.suites.base import Suite
 from vision_encoders.config import nearest
 
-SUITES = ("playground", "local")
+SUITES = ("playground", "parallel_bench", "local")
 
 
 def suite_named(
@@ -18,10 +18,10 @@ def suite_named(
     """
     if name not in SUITES:
         raise ValueError(f"unknown suite {name!r}; {nearest(name, SUITES)}")
-    if name == "playground":
+    if name != "local":
         if source or metric or media_root:
             raise ValueError("--source, --metric and --media-root go with --suite local")
-        return playground.suite(seed)
+        return (playground if name == "playground" else parallel_bench).suite(seed)
     if not source or not metric:
         raise ValueError(f"--suite local needs --source FILE and --metric NAME (one of {', '.join(local.METRICS)})")
     return local.suite(source, metric, media_root)

@@ -14,9 +14,10 @@ from PIL import Image
 from rich.console import Console
 
 from eval.__main__ import main
-from eval.compare import differences
+from eval.compare import _curve, differences
 from eval.document import Card, Heading, Table, Text, to_html, to_markdown
 from eval.output import continued, load
+from eval.plots import against_speed
 from eval.record import ItemRecord, RunRecord
 from eval.report import report
 from eval.suites import playground
@@ -136,6 +137,30 @@ def test_tables_say_what_the_records_say(page):
     assert "small" in texts["td"] and "large" in texts["td"]  # sizes that were confused
 
 
+def test_what_was_followed_is_shown_by_its_passes(tmp_path):
+    steps = [{"forward": 1, "written": []}, {"forward": 2, "written": [[0, "a", 0.9], [2, "<c", 1.0]]}]
+    steps.append({"forward": 3, "written": [[1, " b", 0.5]]})
+    trace = {"steps": steps, "tokens": ["a", " b", "<c"], "confidence": [0.9, None, 1.0]}
+    path = report(written(tmp_path / "run", [replace(record("attributes", 0), trace=trace)]))
+    parsed = Page(path.read_text(encoding="utf-8"))
+    spans = [a for t, a in parsed.tags if t == "span"]
+    assert [a["class"] for a in spans] == ["p2", "p3", "p2"] and parsed.texts["span"] == ["a", " b", "<c"]
+    assert [a["title"] for a in spans] == ["pass 2, 90 % sure", "pass 3, –", "pass 2, 100 % sure"]
+    assert [t for t, _ in parsed.tags].count("img") == 2  # the plot, and the item's picture
+    assert r"By pass: 2: a\<c · 3: b" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+
+
+def test_runs_that_differ_in_pace_only_lie_on_one_curve(tmp_path):
+    settings = [{"mode": "block", "threshold": 0.5}, {"mode": "block", "threshold": 0.9}, {"mode": "ar"}]
+    runs = [replace(RUN, settings=own) for own in settings]
+    points = [("a", 1.0, 50.0, 40.0, 60.0), ("b", 2.0, 40.0, 30.0, 50.0), ("c", 3.0, 40.0, 30.0, 50.0)]
+    curves = list(map(_curve, runs))
+    assert curves[0] == curves[1] != curves[2]
+    assert len(against_speed(points, curves)) > len(against_speed(points)) and against_speed(
+        points, curves
+    ) == against_speed(points, curves)
+
+
 def test_the_same_run_gives_the_same_page(page):
     before = page[1].read_bytes()
     report(page[1].parent)
@@ -243,7 +268,7 @@ def test_a_report_of_a_source_that_is_gone_says_so(tmp_path):
 @pytest.mark.parametrize("name, text, says", [
     (None, None, "no results to read"),
     ("run.json", "{", "holds files that are no results of ours"),
-    ("run.json", '{"version": 1}', "results of version 1, this code reads version 2"),
+    ("run.json", '{"version": 1}', "results of version 1, this code reads version 3"),
     ("items.jsonl", "", "holds no finished item"),
 ])  # fmt: skip
 def test_directories_that_hold_no_results(tmp_path, capsys, name, text, says):

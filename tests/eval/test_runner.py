@@ -85,6 +85,18 @@ def test_records_are_what_asking_one_by_one_gives(whole):
         assert (record.score, record.counts) == score(record.family, answer.answer, asked.expected)
 
 
+def test_the_first_item_of_a_family_is_followed_while_it_is_decoded(whole):
+    model, processor = model_and_processor()
+    _, records = whole
+    assert [r.trace is not None for r in records] == [r.index == 0 for r in records]
+    for record in records:
+        if record.trace is None:
+            continue
+        written = {place: token for step in record.trace["steps"] for place, token, _ in step["written"]}
+        assert [written[place] for place in range(record.tokens)] == record.trace["tokens"]
+        assert [step["forward"] for step in record.trace["steps"]] == list(range(1, record.forwards + 1))
+
+
 def test_lines_hold_the_records(whole):
     output, records = whole
     written = [json.loads(line) for line in (output / "items.jsonl").read_text(encoding="utf-8").splitlines()]
