@@ -1,0 +1,1 @@
+"""Published claims, measured again at a scale of two CPU cores: ``python -m eval.studies NAME``."""
