@@ -33,8 +33,8 @@ from vlm.noise import NoiseTokens
 from vlm.processor import Encoded
 from vlm.training.collate import IGNORED, collate, noise_sample
 from vlm.training.data import Prepared
+from vlm.training.losses import losses
 from vlm.training.recipe import NoiseRecipe, ObjectiveRecipe
-from vlm.training.trainer import losses
 
 warnings.filterwarnings("ignore")
 

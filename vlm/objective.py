@@ -2,8 +2,9 @@
 
 The diffusion loss is a weighted sum of cross-entropies at noisy slots; a recipe chooses the weight and what the sum is
 divided by. Weights are computed per sample and view (NumPy, beside the noise draw), the normaliser is summed over the
-whole update, and both are handed to `weighted_cross_entropy`, so that one big batch and its accumulated pieces give
-the same gradient.
+whole update, and both are handed to `weighted`, so that one big batch and its accumulated pieces give the same
+gradient. Logits exist for supervised rows only, and for a chunk of those at a time (`cross_entropies`): over 150
+thousand words a thousand rows of them take 600 MB, and their gradient as much again.
 
 Weights of a hidden slot:
 
@@ -18,14 +19,17 @@ Weights of a hidden slot:
 Only ``nelbo`` over answer tokens, or by block, under uniform noise estimates a likelihood bound.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 Weighting = Literal["emrs", "nelbo", "gamma", "none", "flat"]
 Normaliser = Literal["weights", "answer", "masked", "block", "sample"]
+CHUNK = 2**24  # logits made at a time: 64 MB in float32
 
 
 def slot_weights(
@@ -72,14 +76,34 @@ def _raw_weights(weighting, masked, maskable, ratio, probability) -> np.ndarray:
     return (masked if weighting == "none" else maskable).astype(np.float64)
 
 
-def weighted_cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, normaliser: float
+def cross_entropies(
+    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: torch.Tensor, vocab_size: int
 ) -> torch.Tensor:
+    """Cross-entropy of every supervised row, float32 [S], with at most about `CHUNK` logits in memory at a time.
+
+    Several chunks are made again, one by one, in the backward pass; a single one is kept.
+
+    Args:
+        head: logits [S, V] of hidden states [S, D].
+        hidden: [S, D]; targets: int64 [S].
+        vocab_size: V.
+    """
+    rows = max(1, CHUNK // vocab_size)
+    if len(hidden) <= rows:
+        return _cross_entropy(head, hidden, targets)
+    pieces = zip(hidden.split(rows), targets.split(rows))
+    return torch.cat([checkpoint(_cross_entropy, head, h, t, use_reentrant=False) for h, t in pieces])
+
+
+def _cross_entropy(head, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(head(hidden).float(), targets, reduction="none")
+
+
+def weighted(losses: torch.Tensor, weights: torch.Tensor, normaliser: float) -> torch.Tensor:
     """``sum_i w_i CE_i / normaliser`` over supervised slots.
 
     Args:
-        logits: [S, V]; targets: int64 [S]; weights: float [S].
+        losses, weights: float [S].
         normaliser: the update's total over all micro-batches and ranks.
     """
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")  # [S]
     return (losses * weights).sum() / max(normaliser, 1e-8)

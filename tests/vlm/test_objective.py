@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from vlm.objective import slot_weights, weighted_cross_entropy
+from vlm import objective
+from vlm.objective import cross_entropies, slot_weights, weighted
 
 RNG = np.random.default_rng(0)
 
@@ -122,8 +123,32 @@ def test_nelbo_weights_are_unbiased_for_uniform_levels():
 
 
 def test_loss_is_a_weighted_sum_over_the_normaliser():
-    logits, targets = torch.randn(5, 7, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4])
-    weights = torch.tensor([1.0, 0, 2, 0.5, 1])
-    log_p = logits.log_softmax(-1)
+    hidden, targets = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4])
+    table, weights = torch.randn(7, 3, dtype=torch.float64), torch.tensor([1.0, 0, 2, 0.5, 1])
+    log_p = (hidden @ table.T).log_softmax(-1)
     expected = -sum(w * log_p[i, t] for i, (w, t) in enumerate(zip(weights, targets))) / 3
-    assert weighted_cross_entropy(logits, targets, weights, 3.0).item() == pytest.approx(expected.item(), rel=1e-6)
+    losses = cross_entropies(lambda rows: rows @ table.T, hidden, targets, len(table))
+    assert weighted(losses, weights, 3.0).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 10, 11, 25])
+def test_logits_in_chunks_give_the_losses_and_gradients_of_all_at_once(monkeypatch, rows):
+    """And no more than a chunk of them exists at a time: 70 logits are ten rows of seven words."""
+    hidden, targets = torch.randn(rows, 3, dtype=torch.float64), torch.randint(7, (rows,))
+    table, weights, asked = torch.randn(7, 3, dtype=torch.float64), torch.rand(rows), []
+
+    def head(some):
+        asked.append(len(some))
+        return some @ parameter.T
+
+    found = []
+    for chunk in (2**24, 70):
+        monkeypatch.setattr(objective, "CHUNK", chunk)
+        parameter, inputs = table.clone().requires_grad_(), hidden.clone().requires_grad_()
+        losses = cross_entropies(head, inputs, targets, len(table))
+        (losses * weights).sum().backward()
+        found.append((losses, parameter.grad, inputs.grad))
+    for whole, pieces in zip(*found):
+        assert torch.allclose(whole, pieces, rtol=1e-6, atol=1e-9)
+    assert asked[0] == rows and max(asked[1:]) <= 10
+    assert sum(asked[1:]) == (rows if rows <= 10 else 2 * rows)  # several chunks are made again for the backward pass

@@ -1,23 +1,17 @@
 """Merge an adapter into its model: a checkpoint that needs no adapter beside it.
 
-    python -m vlm.checkpoints.merge runs/lora/final --output runs/lora/merged
-    python -m vlm.checkpoints.merge runs/qlora/final --output runs/qlora/merged --base-quantize nf4
-
-A QLoRA adapter was trained beside nf4 weights and makes up for their rounding. With ``--base-quantize nf4`` it is
+A QLoRA adapter was trained beside nf4 weights and makes up for their rounding. With ``base_quantize="nf4"`` it is
 added to those weights, dequantised, and the checkpoint is the model that was trained; without, to the original
 weights, and the checkpoint is a little off it. Either way the result is in float32.
 """
 
-import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
-from transformers.utils import logging
 
 from vlm.checkpoints.load import CheckpointError, load, merged
 from vlm.checkpoints.quantize import quantize
@@ -74,24 +68,3 @@ def _base_of(adapter: str) -> str:
     if not named or not Path(named).is_dir():
         raise CheckpointError(f"{adapter}: its base {named!r} is not here; name it with --model")
     return named
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m vlm.checkpoints.merge", description=__doc__.splitlines()[0])
-    parser.add_argument("adapter", help="a PEFT directory, such as a LoRA run's final/")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the new checkpoint")
-    parser.add_argument("--model", metavar="DIR", help="the base, or 'embedded'; default: the one the adapter names")
-    parser.add_argument("--base-quantize", choices=["nf4"], help="merge into the base as QLoRA rounded it")
-    arguments = parser.parse_args(argv)
-    logging.disable_progress_bar()
-    try:
-        merge(**vars(arguments))
-    except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(arguments.output)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

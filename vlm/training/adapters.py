@@ -1,7 +1,7 @@
 """LoRA and QLoRA: a frozen model with small trainable factors beside its decoder's linear layers, by PEFT.
 
 What is saved is a plain PEFT directory, trained projector and tokens included: `vlm.checkpoints.load` takes it as an
-adapter, `vlm.checkpoints.merge` makes a checkpoint of it. The vision tower never trains. QLoRA is the same over a
+adapter, `vlm.merge_adapter` makes a checkpoint of it. The vision tower never trains. QLoRA is the same over a
 decoder that `vlm.checkpoints.quantize` has rounded to nf4, so training multiplies by what inference in nf4 multiplies
 by; on a CPU it computes in float32, on CUDA in bfloat16.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 
 from vlm.checkpoints.quantize import quantize
@@ -34,7 +35,7 @@ def attach(model: VLMForBlockDiffusion, tokenizer, recipe: AdapterRecipe, checkp
 
     Args:
         model: the base, float32.
-        tokenizer: turns ``recipe.train_tokens`` into ids.
+        tokenizer: turns ``recipe.train_tokens`` into ids; None will do if there are none.
         recipe: what the adapter is.
         checkpoint: directory that holds the adapter's weights; None starts at the base, that is with factors whose
             product is zero.
@@ -51,7 +52,10 @@ def attach(model: VLMForBlockDiffusion, tokenizer, recipe: AdapterRecipe, checkp
         model.is_loaded_in_4bit = True  # by this peft tells that the layers are bitsandbytes'
     if checkpoint is None:
         return get_peft_model(model, config)
-    return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
+    try:
+        return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
+    except (RuntimeError, KeyError, SafetensorError) as error:
+        raise ValueError(f"{checkpoint}: its adapter is damaged, or of another model") from error
 
 
 def _config(model: VLMForBlockDiffusion, tokenizer, recipe: AdapterRecipe) -> LoraConfig:
@@ -82,7 +86,7 @@ def _check_targets(model: nn.Module, targets: str) -> None:
 
 
 def _token_ids(tokenizer, tokens: list[str]) -> list[int]:
-    vocabulary = tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab() if tokens else {}
     for token in tokens:
         if token not in vocabulary:
             raise ValueError(f"adapter.train_tokens {token!r} is not a token of the model")

@@ -1,14 +1,14 @@
-"""What a run reports: one JSON line per logging step, and a progress bar with loss, speed and time left."""
+"""What a run reports: one JSON line per logging step, sample answers, and a progress bar with loss, speed and time."""
 
-import json
-import math
-import os
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
+
+from vlm.training.lines import Lines
+from vlm.training.samples import SampleAnswers
 
 
 class Metrics(TrainerCallback):
@@ -20,22 +20,16 @@ class Metrics(TrainerCallback):
 
     def __init__(self, trainer):
         self.trainer = trainer
+        self.lines = Lines(Path(trainer.args.output_dir) / "metrics.jsonl")
+        self.answers = SampleAnswers(trainer)
         self.rows = 0
         self.since = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.path = Path(args.output_dir) / "metrics.jsonl"
         if args.process_index == 0:
-            self._cut(state.global_step)
+            self.lines.cut(state.global_step)
+            self.answers.lines.cut(state.global_step)
         self.since = time.perf_counter()
-
-    def _cut(self, step: int) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step(line) <= step]
-        beside = self.path.with_suffix(".partial")
-        beside.write_text("".join(line + "\n" for line in kept))
-        os.replace(beside, self.path)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.rows += self.trainer.totals["rows"]  # the tokens of "tokens per second": clean and noisy, without padding
@@ -49,30 +43,18 @@ class Metrics(TrainerCallback):
         now = time.perf_counter()
         logs.pop("epoch", None)  # the stream has none
         losses = self.trainer.over_processes(self.trainer.last)
+        seconds = self.trainer.clock.report(now - self.since)
         logs.update(losses, tokens_per_second=round(self.rows / (now - self.since), 1))
+        logs["waiting"] = round(seconds["wait"] / (now - self.since), 4)  # the share of the time that data cost
         if self._measures(state):
             logs["nelbo"] = self.trainer.nelbo()
+            self.answers.write(state.global_step)
         self.rows, self.since = 0, time.perf_counter()
         if args.process_index == 0:
-            self._append({"step": state.global_step, **logs})
-
-    def _append(self, line: dict) -> None:
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:  # a failing write does not name its file
-            raise OSError(f"{self.path}: could not be written ({error.strerror})") from error
+            self.lines.append({"step": state.global_step, **logs, "seconds": seconds})
 
     def _measures(self, state) -> bool:
         return state.global_step % self.trainer.recipe.eval_steps == 0
-
-
-def _step(line: str) -> float:
-    """The step of a line of metrics; infinity for a line that a kill cut short."""
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:
-        return math.inf
 
 
 def progress_bar(name: str) -> Progress:
@@ -90,7 +72,7 @@ def progress_bar(name: str) -> Progress:
 
 
 class ProgressLine(TrainerCallback):
-    """A progress bar on stderr: step, losses, tokens per second, elapsed and remaining time."""
+    """A progress bar on stderr: step, losses, tokens per second, share of time waiting for data, times."""
 
     def __init__(self, trainer):
         self.bar = progress_bar("training")
@@ -106,5 +88,6 @@ class ProgressLine(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
             speed = f"{logs.get('tokens_per_second', 0):.0f} tok/s"
-            said = f"loss {logs['diffusion_loss']:.3f} ar {logs['ar_loss']:.3f} {speed}"
+            waiting = f"data {100 * logs.get('waiting', 0):.0f}%"
+            said = f"loss {logs['diffusion_loss']:.3f} ar {logs['ar_loss']:.3f} {speed} {waiting}"
             self.bar.update(self.task, said=said)

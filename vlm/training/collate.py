@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vision_encoders.pictures import joined
 from vlm.attention import PADDING, Rows
 from vlm.config import DiffusionTraits
 from vlm.layout import pack, packing
@@ -137,9 +138,9 @@ def collate(
         "next_targets": _pad(columns["next_targets"], IGNORED),
     }
     for name, field in (("pixel_values", "images"), ("pixel_values_videos", "frames")):
-        pixels = np.concatenate([getattr(samples[i].encoded, field) for group in groups for i in group])
-        if len(pixels):
-            batch[name] = torch.from_numpy(pixels)
+        pixels = joined([getattr(samples[i].encoded, field) for group in groups for i in group])
+        if pixels is not None:
+            batch[name] = pixels
     return batch
 
 

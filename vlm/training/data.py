@@ -7,9 +7,9 @@ Several processes take its batches in turn, so that together they train on what 
 window is cut depends on the lengths of all its samples, so each of them draws every sample.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count, islice
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -18,11 +18,14 @@ from data_pipelines import playground
 from data_pipelines.batching import length_buckets
 from data_pipelines.playground.base import Split, stream
 from data_pipelines.playground.conversation import chat
+from vlm.checkpoints.load import EMBEDDED
 from vlm.config import DiffusionTraits
 from vlm.layout import Layout, answer_spans, build_layout
 from vlm.processor import Encoded, VLMProcessor
 from vlm.training.curricula import Phase, draw_block_size
+from vlm.training.prefetch import in_order
 from vlm.training.recipe import DataRecipe
+from vlm.training.timings import Clock
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Prepared:
     encoded: Encoded
     layout: Layout
     block_size: int
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage, of making it (`vlm.training.timings`)
 
 
 @dataclass
@@ -70,9 +74,11 @@ class PlaygroundStream(IterableDataset):
             yield Batch(turn[index].samples, turn[-1].position)
 
     def _batches(self) -> Iterator[Batch]:
-        window, first = self.start
+        """Samples are made up to a window ahead, while the trainer is busy with the one before."""
+        (window, first), size = self.start, self.recipe.window
+        results = in_order(self.attempt, count(window * size), self.recipe.workers, ahead=size)
         while True:
-            for number, samples in enumerate(self.window(window)):
+            for number, samples in enumerate(self._cut(window, islice(results, size))):
                 if number >= first:
                     yield Batch(samples, (window, number))
             window, first = window + 1, 0
@@ -80,12 +86,25 @@ class PlaygroundStream(IterableDataset):
     def window(self, number: int) -> Iterator[list[Prepared]]:
         """The batches of one window, in their seeded order."""
         size = self.recipe.window
-        samples = self.samples(range(number * size, (number + 1) * size))
-        return length_buckets(samples, n_rows, self.recipe.rows_per_batch, size, seed=self.seed + number)
+        return self._cut(number, map(self.attempt, range(number * size, (number + 1) * size)))
+
+    def _cut(self, window: int, results: Iterable) -> Iterator[list[Prepared]]:
+        recipe = self.recipe
+        return length_buckets(
+            self.good(results), n_rows, recipe.rows_per_batch, recipe.window, seed=self.seed + window
+        )
 
     def samples(self, indices: Iterable[int]) -> Iterator[Prepared]:
         """The samples at ``indices``, in their order."""
-        return map(self.sample, indices)
+        return self.good(map(self.attempt, indices))
+
+    def attempt(self, index: int) -> Prepared:
+        """What a worker makes of an index: a sample, or what `good` understands in its place."""
+        return self.sample(index)
+
+    def good(self, results: Iterable) -> Iterator[Prepared]:
+        """The samples among the results of attempts, in order."""
+        return iter(results)
 
     def sample(self, index: int) -> Prepared:
         """Sample ``index`` of the stream, whatever was drawn before it."""
@@ -95,13 +114,16 @@ class PlaygroundStream(IterableDataset):
         family = names[rng.choice(len(names), p=weights / weights.sum())]
         fewest, most = phase.turns_of.get(family, phase.turns)
         turns = int(rng.integers(fewest, most + 1))
-        item = playground.FAMILIES[family](
-            stream(family, self.split, self.seed, index), self.split, turns, phase.max_side
-        )
-        messages, media = chat(item)
-        encoded = self.processor.encode(messages, media)
-        encoded.id = f"{family}/{index}"
-        return self.laid_out(encoded, rng)
+        clock = Clock()
+        with clock("read"):
+            source = stream(family, self.split, self.seed, index)
+            messages, media = chat(playground.FAMILIES[family](source, self.split, turns, phase.max_side))
+        with clock("encode"):
+            encoded = self.processor.encode(messages, media)
+            encoded.id = f"{family}/{index}"
+            prepared = self.laid_out(encoded, rng)
+        prepared.seconds = clock.seconds
+        return prepared
 
     def laid_out(self, encoded: Encoded, rng: np.random.Generator) -> Prepared:
         """Training rows at a block size that ``rng`` draws."""
@@ -140,6 +162,25 @@ def lay_out(encoded: Encoded, block_size: int, recipe: DataRecipe, traits: Diffu
 
 def n_rows(sample: Prepared) -> int:
     return len(sample.layout.ids)
+
+
+Sizes = Sequence[tuple[int, int] | int]  # (width, height) of every image, frames of every video, in reading order
+
+
+def row_count(
+    messages: list[dict], sizes: Sizes, processor: VLMProcessor, recipe: DataRecipe, traits, block_size: int
+) -> int:
+    """`n_rows` of a sample before its media are read."""
+    ids, is_answer = processor.tokens(messages, sizes)
+    unread = np.empty(0, np.float32)
+    encoded = Encoded(ids, is_answer, unread, unread)
+    return n_rows(lay_out(encoded, block_size, recipe, traits, processor.tokenizer.eos_token_id))
+
+
+def token_counter(model: str | None = None) -> Callable[[list[dict], Sizes], int]:
+    """What counts a conversation's tokens as a checkpoint's processor makes them (default: the embedded one's)."""
+    processor = VLMProcessor.from_pretrained(model or EMBEDDED)
+    return lambda messages, sizes: len(processor.tokens(messages, sizes)[0])
 
 
 # Families whose answers are mostly read off the picture: their words must not enter the vocabulary whole.

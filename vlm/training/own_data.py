@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import TemplateError
 
+from data_pipelines.cache import MediaCache
 from data_pipelines.errors import DataError
 from data_pipelines.media import open_media
 from data_pipelines.mixture import Mixture
@@ -23,6 +24,7 @@ from data_pipelines.readers import BadLine
 from vlm.processor import VLMProcessor, texts_of
 from vlm.training.data import PlaygroundStream, Prepared, n_rows
 from vlm.training.recipe import DataRecipe
+from vlm.training.timings import Clock
 
 LISTED = 20  # skipped samples on the terminal; the file has all
 BARREN = 1000  # as many bad samples in a row, and at least all there are, end the run
@@ -48,22 +50,30 @@ class OwnStream(PlaygroundStream):
     ):
         super().__init__(recipe, processor, traits, seed)
         self.mixture = Mixture(recipe.sources, seed, recipe.buffer)
+        kept = recipe.cache
+        self.cache = None if kept is None else MediaCache(kept.folder, int(kept.max_gb * 10**9))
         self.longest, self.skipped = longest, skipped
         self._barren = 0  # bad samples in a row
         self._listed: set[str] | None = None
 
     def sample(self, index: int) -> Prepared:
         """Sample ``index`` of the stream. Raises DataError for one that cannot be used."""
-        where, found = self.mixture.named(index)
+        clock = Clock()
+        with clock("read"):
+            where, found = self.mixture.named(index)
         if isinstance(found, BadLine):
             raise DataError(found.reason)
         try:
-            encoded = self.processor.encode(found.messages, open_media(found.messages))
-            encoded.id = f"{where} (place {index})"
-            prepared = self.laid_out(encoded, np.random.default_rng([self.seed, 1, index]))
+            with clock("decode"):
+                media = open_media(found.messages, sampling=self.recipe.video, cache=self.cache)
+            with clock("encode"):
+                encoded = self.processor.encode(found.messages, media)
+                encoded.id = f"{where} (place {index})"
+                prepared = self.laid_out(encoded, np.random.default_rng([self.seed, 1, index]))
             self._check_length(prepared)
         except (ValueError, TemplateError) as error:
             raise DataError(f"{where}: sample {found.id!r}: {' '.join(str(error).split())}") from error
+        prepared.seconds = clock.seconds
         return prepared
 
     def _check_length(self, sample: Prepared) -> None:
@@ -73,15 +83,20 @@ class OwnStream(PlaygroundStream):
         if rows > self.recipe.rows_per_batch:
             raise DataError(f"{rows} rows, more than data.rows_per_batch {self.recipe.rows_per_batch}")
 
-    def samples(self, indices: Iterable[int]) -> Iterator[Prepared]:
-        for index in indices:
-            try:
-                sample = self.sample(index)
-            except DataError as error:
-                self._skip(error)
+    def attempt(self, index: int) -> Prepared | DataError:
+        """A sample, or why there is none: workers only make samples, this process skips and lists."""
+        try:
+            return self.sample(index)
+        except DataError as error:
+            return error
+
+    def good(self, results: Iterable[Prepared | DataError]) -> Iterator[Prepared]:
+        for result in results:
+            if isinstance(result, DataError):
+                self._skip(result)
                 continue
             self._barren = 0
-            yield sample
+            yield result
 
     def _skip(self, error: DataError) -> None:
         if self.recipe.bad_samples == "raise":
@@ -119,8 +134,3 @@ def own_texts(recipe: DataRecipe, seed: int, n_samples: int = 4000) -> Iterator[
     for _, sample in islice(Mixture(recipe.sources, seed, recipe.buffer).samples(), n_samples):
         if not isinstance(sample, BadLine):
             yield from (text for message in sample.messages for text in texts_of(message))
-
-
-def without_traceback(error: DataError) -> DataError:
-    """The error as it was raised: a loader's worker process wraps it in its own traceback."""
-    return DataError(str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: "))

@@ -9,15 +9,14 @@ from peft import PeftModel
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from data_pipelines.errors import DataError
 from vision_encoders import VisionConfig
 from vlm import DiffusionTraits, VLMForBlockDiffusion, VLMProcessor
-from vlm.checkpoints.load import EMBEDDED
+from vlm.checkpoints.load import EMBEDDED, load
 from vlm.config import VLMConfig
 from vlm.training.adapters import attach
 from vlm.training.build import build_model, build_processor, train_tokenizer
 from vlm.training.data import PlaygroundStream, tokenizer_texts
-from vlm.training.own_data import OwnStream, list_skipped, own_texts, without_traceback
+from vlm.training.own_data import OwnStream, list_skipped, own_texts
 from vlm.training.recipe import ModelRecipe, Recipe
 from vlm.training.saving import written_whole
 from vlm.training.trainer import BlockDiffusionTrainer, checkpoints
@@ -73,16 +72,19 @@ def _run_stage(recipe: Recipe, sizes: set[int]) -> None:
     trainer = BlockDiffusionTrainer(model, processor, stream, recipe)
     try:
         trainer.resume()
-    except DataError as error:
-        raise without_traceback(error) from error
     finally:
         if trainer.is_world_process_zero():
             list_skipped(skipped)
+    _save_final(trainer, recipe)
+
+
+def _save_final(trainer: BlockDiffusionTrainer, recipe: Recipe) -> None:
+    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None  # gathered by all
     if trainer.is_world_process_zero():
         with written_whole(Path(recipe.output_dir) / "final") as written:
-            trainer.model.save_pretrained(written)
+            trainer.model.save_pretrained(written, state_dict=whole)
             if recipe.adapter is None:  # an adapter uses its base's
-                processor.save_pretrained(written)
+                trainer.processor.save_pretrained(written)
     trainer.accelerator.wait_for_everyone()  # the next stage begins with what was saved
 
 
@@ -135,6 +137,5 @@ def _loaded(source: str) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
     if not path.is_dir():
         raise ValueError(f"{source}: no such model directory")
     if (path / "adapter_config.json").exists():  # transformers would look for its base and go on
-        raise ValueError(f"{source}: an adapter, not a model; python -m vlm.checkpoints.merge makes one of it")
-    model = VLMForBlockDiffusion.from_pretrained(str(path), dtype=torch.float32)
-    return model, VLMProcessor.from_pretrained(str(path))
+        raise ValueError(f"{source}: an adapter, not a model; python -m vlm.merge_adapter makes one of it")
+    return load(str(path), dtype=torch.float32, device="cpu")

@@ -1,8 +1,8 @@
 """The training loop: a transformers `Trainer` that draws noise per update and computes the recipe's two losses.
 
 What differs from the stock trainer: micro-batches become tensors in the main process when an update is gathered (so
-noise is a function of the update and normalisers are its totals), checkpoints appear whole or not at all, and the data
-stream restarts at its position instead of being replayed.
+noise is a function of the update and normalisers are its totals), checkpoints appear whole or not at all, the data
+stream restarts at its position instead of being replayed, and dropout needs no state to go on from.
 
 Several processes (``torchrun``, ``accelerate launch``) take the stream's batches in turn, so N of them with A
 micro-batches a step do what one does with N x A. Each backpropagates its own share of the loss over the normalisers of
@@ -15,7 +15,9 @@ import shutil
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -23,17 +25,19 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from vlm.model import VLMForBlockDiffusion
 from vlm.noise import noise_rng
-from vlm.objective import weighted_cross_entropy
 from vlm.processor import VLMProcessor
 from vlm.training.callbacks import Metrics, ProgressLine
-from vlm.training.collate import IGNORED, collate, noise_sample, noise_tokens, rows_of
+from vlm.training.collate import IGNORED, collate, noise_sample, noise_tokens
 from vlm.training.curricula import draw_block_size, frozen_parts
 from vlm.training.data import Batch, PlaygroundStream, Prepared, lay_out
 from vlm.training.heldout import heldout_batches
+from vlm.training.losses import losses, nelbo
 from vlm.training.optim import build_optimizer, warmup_stable_decay
 from vlm.training.precision import autocast, uses_bf16
+from vlm.training.prefetch import pinned
 from vlm.training.recipe import Recipe
 from vlm.training.saving import PARTIAL, written_whole
+from vlm.training.timings import Clock
 
 POSITION_FILE = "data_position.json"
 
@@ -60,7 +64,8 @@ class BlockDiffusionTrainer(Trainer):
         self.last: dict[str, float] = {}
         self.frozen: set[str] = set()  # of this update
         self._partial = False
-        self._rng_from: str | None = None
+        self._computed = 0  # micro-batches of this update
+        self.clock = Clock()
         for part in recipe.optim.frozen:
             getattr(model, part).requires_grad_(False)
         super().__init__(model=model, args=_arguments(recipe), train_dataset=dataset, processing_class=processor)
@@ -72,8 +77,8 @@ class BlockDiffusionTrainer(Trainer):
         self.add_callback(self.progress)
 
     def get_train_dataloader(self) -> DataLoader:
-        workers = self.recipe.data.workers
-        return DataLoader(self.train_dataset, batch_size=None, num_workers=workers, collate_fn=_as_is)
+        """The stream has its own workers, so that their number does not change the order of its batches."""
+        return DataLoader(self.train_dataset, batch_size=None, collate_fn=_as_is)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -88,11 +93,15 @@ class BlockDiffusionTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Gather an update's micro-batches, draw their noise, and total their normalisers."""
-        gathered: list[Batch] = [next(epoch_iterator) for _ in range(num_batches)]
+        with self.clock("wait"):
+            gathered = [next(epoch_iterator) for _ in range(num_batches)]
+        for sample in (sample for batch in gathered for sample in batch.samples):
+            self.clock.add(sample.seconds)
+        with self.clock("collate"):
+            return self._noised(gathered)
+
+    def _noised(self, gathered: list[Batch]) -> tuple[list[dict], float]:
         self.position = gathered[-1].position
-        if self._rng_from is not None:  # dropout goes on too; the stock trainer restores it only when it replays data
-            self._load_rng_state(self._rng_from)
-            self._rng_from = None
         self._check_lengths(gathered)
         step, tokens = self.state.global_step, self.tokens
         recipe, pad = self.recipe, self.processor.tokenizer.pad_token_id
@@ -110,11 +119,17 @@ class BlockDiffusionTrainer(Trainer):
             "next": float(sum((n.next_targets != IGNORED).sum() for batch in noised for n in batch)),
             "rows": sum(len(s.layout.ids) for b in gathered for s in b.samples),
         })  # fmt: skip
+        self._computed = 0
         self.update_ids = [s.encoded.id for b in gathered for s in b.samples]
         self.last = {"diffusion_loss": 0.0, "ar_loss": 0.0}
         capacity = recipe.data.row_capacity
         batches = [collate(b.samples, n, pad, capacity) for b, n in zip(gathered, noised)]
-        return batches, self.totals["diffusion"]
+        return [pinned(batch, self.args.device) for batch in batches], self.totals["diffusion"]
+
+    def _prepare_input(self, data):
+        if isinstance(data, torch.Tensor) and data.is_pinned() and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def _check_lengths(self, batches: list[Batch]) -> None:
         """ValueError for a sample that has more positions than the model."""
@@ -145,6 +160,7 @@ class BlockDiffusionTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         for part in self.frozen:
             getattr(self.model, part).eval()  # its running statistics must not move either
+        self._seed_dropout()
         diffusion, ar = losses(model, inputs, self.shift, self.totals)
         loss = diffusion + self.recipe.objective.ar_weight * ar
         if not torch.isfinite(loss):
@@ -152,6 +168,18 @@ class BlockDiffusionTrainer(Trainer):
         self.last["diffusion_loss"] += diffusion.item()
         self.last["ar_loss"] += ar.item()
         return loss * self.args.world_size
+
+    def _seed_dropout(self) -> None:
+        """Dropout is drawn as noise is: from the seed, the step and the micro-batch's place among all processes'."""
+        place = self._computed * self.args.world_size + self.args.process_index
+        self._computed += 1
+        sequence = np.random.SeedSequence([self.recipe.seed, self.state.global_step, place])
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a process holds a part of the weights only."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     @property
     def shift(self) -> int:
@@ -171,11 +199,8 @@ class BlockDiffusionTrainer(Trainer):
         model, was_training, total = self.model_wrapped, self.model.training, 0.0
         model.eval()
         for batch in map(self._prepare_inputs, batches):
-            targets, weights = batch["targets"].flatten(), batch["weights"].flatten()
-            masked = torch.nonzero(targets != IGNORED).squeeze(-1)  # [S]
             with autocast(self.recipe.precision):
-                logits = _logits(model, batch, masked - self.shift)  # [S, V]
-            total += weighted_cross_entropy(logits, targets[masked], weights[masked], slots).item()
+                total += nelbo(model, batch, self.shift, slots)
         model.train(was_training)
         return total
 
@@ -206,6 +231,8 @@ class BlockDiffusionTrainer(Trainer):
                 f"{checkpoint}: its optimiser's state does not fit this recipe; optim.name, optim.frozen and which "
                 "parts have a learning rate of their own must stay as they were"
             ) from error
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise ValueError(f"{checkpoint}: its optimiser's state is damaged") from error
 
     def resume(self) -> None:
         """Train, from the newest checkpoint of the run if it has one; a run that has all its steps is left alone."""
@@ -214,49 +241,30 @@ class BlockDiffusionTrainer(Trainer):
         if found and _step_of(found[-1]) >= self.recipe.max_steps:
             return
         if found:
-            window, number = json.loads((found[-1] / POSITION_FILE).read_text())
+            window, number = _position(found[-1] / POSITION_FILE)
             self.position = (window, number)
             self.train_dataset.start = (window, number + 1)
-            self._rng_from = str(found[-1])
         if self.is_world_process_zero():
             shutil.rmtree(run / PARTIAL, ignore_errors=True)  # what a kill left
         try:
-            self.train(resume_from_checkpoint=self._rng_from)
+            self.train(resume_from_checkpoint=str(found[-1]) if found else None)
         finally:
             self.progress.bar.stop()  # whatever stopped the run, the terminal gets its cursor back
-
-
-def losses(
-    model, batch: dict[str, torch.Tensor], shift: int, totals: dict[str, float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The diffusion loss and the next-token loss of one micro-batch, each over the update's normaliser.
-
-    Args:
-        batch: what `collate` makes.
-        shift: the model's prediction shift.
-        totals: the normalisers, ``diffusion`` and ``next``.
-    """
-    targets, weights = batch["targets"].flatten(), batch["weights"].flatten()
-    next_targets = batch["next_targets"].flatten()
-    masked = torch.nonzero(targets != IGNORED).squeeze(-1)  # [S] rows to be predicted
-    nexts = torch.nonzero(next_targets != IGNORED).squeeze(-1)  # [N] clean rows that predict
-    logits = _logits(model, batch, torch.cat([masked - shift, nexts]))  # [S + N, V]
-    split, ones = len(masked), weights.new_ones(len(nexts))
-    diffusion = weighted_cross_entropy(logits[:split], targets[masked], weights[masked], totals["diffusion"])
-    return diffusion, weighted_cross_entropy(logits[split:], next_targets[nexts], ones, totals["next"])
-
-
-def _logits(model, batch: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
-    """Logits [S, V] at flat row indices ``at`` [S] of a micro-batch."""
-    media = {k: batch[k] for k in ("pixel_values", "pixel_values_videos") if k in batch}
-    rows, source = rows_of(batch), batch["source"]
-    return model(input_ids=batch["ids"], rows=rows, source=source, logits_at=at, **media).logits
 
 
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run directory, oldest first."""
     found = [p for p in run.glob("checkpoint-*") if _step_of(p) >= 0 and (p / POSITION_FILE).exists()]
     return sorted(found, key=_step_of)
+
+
+def _position(file: Path) -> tuple[int, int]:
+    """Where a checkpoint's data stream stood. Raises ValueError, in one line, for a damaged file."""
+    try:
+        window, number = json.loads(file.read_text())
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: not a position of the data stream") from error
+    return window, number
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -278,7 +286,7 @@ def _arguments(recipe: Recipe) -> TrainingArguments:
         save_steps=recipe.save_steps,
         logging_steps=recipe.log_steps,
         logging_nan_inf_filter=False,
-        report_to=["tensorboard"],
+        report_to=recipe.report_to,
         ignore_data_skip=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

@@ -102,7 +102,7 @@ def warm_up(tower: VisionEncoder, recipe: Recipe) -> dict[str, float]:
     first = _load(folder, tower, heads, optimizer)
     tower.train()
     source = Pages(recipe.tower, tower.config, tower.grid, recipe.seed, first)
-    batches = iter(DataLoader(source, batch_size=None, num_workers=recipe.data.workers))
+    batches = iter(DataLoader(source, batch_size=None, num_workers=min(1, recipe.data.workers)))
     with progress_bar("vision tower") as bar:
         task = bar.add_task("", total=recipe.tower.steps, completed=first, said="")
         for step in range(first, recipe.tower.steps):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tests.vlm.tiny import tiny_model
 from vlm.noise import BetaCurriculum
+from vlm.training.curricula import Phase
 from vlm.training.data import PlaygroundStream
-from vlm.training.recipe import DataRecipe, NoiseRecipe, ObjectiveRecipe, OptimRecipe, Phase, Recipe
+from vlm.training.recipe import DataRecipe, NoiseRecipe, ObjectiveRecipe, OptimRecipe, Recipe
 
 MIXED = {"counting": 0.4, "multi_image": 0.3, "video": 0.3}
 

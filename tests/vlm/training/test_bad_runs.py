@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.vlm.tiny import BACKBONES, TEXTS, tiny_model, tiny_traits
 from tests.vlm.training.small import data_recipe, small_recipe, stream
+from train import main as train
 from vlm.training import show
 from vlm.training.build import build_model, train_tokenizer
-from vlm.training.callbacks import Metrics
 from vlm.training.data import Batch, lay_out
+from vlm.training.lines import Lines
 from vlm.training.recipe import ModelRecipe, OptimRecipe
 from vlm.training.run import _check_same_model, run
 from vlm.training.saving import PARTIAL, written_whole
@@ -97,10 +100,8 @@ def test_whatever_stops_the_writing_is_one_line_and_leaves_the_old_directory(tmp
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 def test_metrics_that_cannot_be_written_name_their_file():
-    callback = Metrics(None)
-    callback.path = Path("/dev/full")
     with pytest.raises(OSError, match=r"/dev/full: could not be written \(No space left on device\)"):
-        callback._append({"step": 1})
+        Lines(Path("/dev/full")).append({"step": 1})
 
 
 CHANGES = {
@@ -130,6 +131,88 @@ def test_a_checkpoint_of_another_shape_is_refused_on_resume(tmp_path):
 def test_another_optimiser_is_refused_on_resume(again):
     with pytest.raises(ValueError, match="checkpoint-2: its optimiser's state does not fit this recipe"):
         run(small_recipe(again / "run", again / "start", max_steps=4, optim=OptimRecipe(name="adamw")))
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20] if path.suffix == ".pt" else b"junk")
+
+
+def shorten(path: Path) -> None:
+    """One tensor of another shape than the model's."""
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("input_layernorm.weight"))
+    save_file({**tensors, name: tensors[name][:-1].clone()}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "file, damage, says",
+    [
+        ("model.safetensors", spoil, "model.safetensors: not a readable safetensors file"),
+        ("model.safetensors", shorten, "input_layernorm.weight has shape [31], expected [32]"),
+        ("data_position.json", spoil, "data_position.json: not a position of the data stream"),
+        ("optimizer.pt", spoil, "checkpoint-2: its optimiser's state is damaged"),
+    ],
+    ids=["weights", "shape", "position", "optimiser"],
+)
+def test_a_damaged_checkpoint_is_refused_on_resume(again, file, damage, says):
+    damage(again / "run" / "checkpoint-2" / file)
+    with pytest.raises(ValueError) as caught:
+        run(small_recipe(again / "run", again / "start", max_steps=4))
+    assert says in str(caught.value) and "checkpoint-2" in str(caught.value) and "\n" not in str(caught.value)
+
+
+ANSWER = {"role": "assistant", "content": "x"}
+ASKED = {"role": "user", "content": "What?"}
+TWO_FOR_ONE = [{"from": "human", "value": "<image><image> What?"}, {"from": "gpt", "value": "x"}]
+SAMPLES = {
+    "sample 'empty': answer 1 is empty": {"id": "empty", "messages": [ASKED, {**ANSWER, "content": ""}]},
+    "sample 'long': ": {"id": "long", "messages": [ASKED, {**ANSWER, "content": "word " * 900}]},
+    "sample 'media': 2 <image> and 0 <video> placeholders for 1 images": {
+        "id": "media", "conversations": TWO_FOR_ONE, "image": "red.png",
+    },
+}  # fmt: skip
+MISTAKES = {
+    "data.block_sizes 0": ["--data.block_sizes", "{0: 1.0}"],
+    "noise.complementary needs an even number of data.views, not 3": [
+        "--noise.complementary", "true", "--data.views", "3",
+    ],
+    "ar_weight 1.0 needs causal context": ["--init_from", "BLOCK_CAUSAL"],
+    "--optim.learning_rat": ["--optim.learning_rat", "1"],
+    "'max_sid'": ["--data.phases", "[{samples: 6, weights: {counting: 1.0}, max_sid: 96}]"],
+    "'max_stepz'": ["--config", "UNKNOWN"],
+}  # fmt: skip
+
+
+def mistake(argv: list[str], capsys) -> str:
+    """What `train.py` says, in one line, before it ends with 2."""
+    assert train(argv) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return said
+
+
+@pytest.mark.parametrize("says", MISTAKES)
+def test_a_mistake_in_a_recipe_is_one_line(began, tmp_path, capsys, says):
+    (tmp_path / "unknown.yaml").write_text("max_stepz: 3\n")
+    model, processor = tiny_model(dtype=torch.float32, context_attention="block_causal", ar_mode=False)
+    model.save_pretrained(tmp_path / "start")
+    processor.save_pretrained(tmp_path / "start")
+    places = {"BLOCK_CAUSAL": str(tmp_path / "start"), "UNKNOWN": str(tmp_path / "unknown.yaml")}
+    arguments = [places.get(word, word) for word in MISTAKES[says]]
+    general = ["--output_dir", str(tmp_path / "run"), "--init_from", str(began / "start"), "--max_steps", "1"]
+    assert says in mistake([*general, *arguments], capsys)
+
+
+@pytest.mark.parametrize("says", SAMPLES)
+def test_a_bad_sample_is_one_line_where_the_recipe_says_so(began, tmp_path, capsys, says):
+    Image.new("RGB", (32, 32)).save(tmp_path / "red.png")
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps(SAMPLES[says]) + "\n")
+    said = mistake(
+        ["--output_dir", str(tmp_path / "run"), "--init_from", str(began / "start"), "--max_steps", "1",
+         "--data.sources", json.dumps([{"path": str(data)}]), "--data.bad_samples", "raise", "--data.workers", "0"],
+        capsys,
+    )  # fmt: skip
+    assert f"{data}:1: {says}" in said
 
 
 def test_a_sample_longer_than_the_model_is_named(tmp_path):

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from tests.vlm.training.small import data_recipe, pair, stream
 from train import main
 from vlm.attention import PADDING
 from vlm.layout import doubled_layout
 from vlm.noise import PUBLISHED, BetaCurriculum, NoiseTokens, Uniform
-from vlm.objective import weighted_cross_entropy
+from vlm.objective import weighted
 from vlm.training.collate import IGNORED, collate, nelbo_sample, noise_sample, noise_tokens, rows_of
 from vlm.training.recipe import DataRecipe, NoiseRecipe, ObjectiveRecipe, Recipe
 
@@ -270,10 +271,10 @@ def logits_and_losses(model, batch: dict, samples: list, results: list) -> tuple
     shift = model.config.traits.prediction_shift
     picked = logits.roll(shift, dims=1)[supervised]
     total = sum(result.normaliser for result in results)
-    diffusion = weighted_cross_entropy(picked, batch["targets"][supervised], batch["weights"][supervised], total)
-    ones = torch.ones(int(following.sum()))
-    ar = weighted_cross_entropy(logits[following], batch["next_targets"][following], ones, len(ones))
-    return picked, diffusion.item(), ar.item()
+    losses = cross_entropy(picked, batch["targets"][supervised], reduction="none")
+    diffusion = weighted(losses, batch["weights"][supervised], total)
+    nexts = cross_entropy(logits[following], batch["next_targets"][following], reduction="sum")
+    return picked, diffusion.item(), nexts.item() / max(int(following.sum()), 1)
 
 
 LAYOUTS = [

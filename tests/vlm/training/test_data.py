@@ -11,8 +11,9 @@ from data_pipelines import playground
 from data_pipelines.playground.base import stream as item_stream
 from tests.vlm.training.small import MIXED, data_recipe, stream
 from vlm.layout import answer_spans
+from vlm.training.curricula import Phase
 from vlm.training.data import chat, tokenizer_texts
-from vlm.training.recipe import DataRecipe, Phase
+from vlm.training.recipe import DataRecipe
 
 
 def same(a, b) -> bool:
@@ -156,7 +157,7 @@ def test_a_worker_process_gives_the_same_stream():
         ({"block_sizes": {}}, "block_sizes"),
         ({"block_sizes": {0: 1.0}}, "block_sizes 0"),
         ({"block_sizes": {8: 0.0}}, "block_sizes 8"),
-        ({"workers": 2}, "workers"),
+        ({"workers": -1}, "workers"),
         ({"window": 0}, "window"),
         ({"rows_per_batch": 0}, "rows_per_batch"),
     ],

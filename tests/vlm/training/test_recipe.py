@@ -17,7 +17,8 @@ from train import main
 from vlm import DiffusionTraits
 from vlm.noise import BetaCurriculum
 from vlm.training.build import build_model, build_processor, train_tokenizer
-from vlm.training.recipe import ModelRecipe, ObjectiveRecipe, Phase, Recipe
+from vlm.training.curricula import Phase
+from vlm.training.recipe import ModelRecipe, ObjectiveRecipe, Recipe
 from vlm.training.run import run
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo.yaml"
@@ -50,7 +51,8 @@ def test_the_demo_recipe_is_typed_and_agrees_with_itself(demo):
 def test_the_demo_mixture_reaches_every_kind_of_question(demo):
     used = {name for phase in demo.data.phases for name in phase.weights}
     together = {"attributes", "counting", "relations", "describe", "json"}  # what a scene_chat asks
-    assert used | (together if "scene_chat" in used else set()) == set(FAMILIES)
+    # Lists belong to the suite parallel_bench, which the embedded model is not trained for.
+    assert used | (together if "scene_chat" in used else set()) == set(FAMILIES) - {"lists"}
 
 
 def test_weights_follow_the_seed_and_ids_the_tokenizer(demo):
@@ -171,6 +173,8 @@ def test_a_published_recipe_takes_a_step(name, read, tmp_path, monkeypatch):
     recipe = tiny(read(DEMO.with_name(f"{name}.yaml")), tmp_path)
     run(recipe)
     for stage in recipe.in_stages():
+        asked = (Path(stage.output_dir) / "samples.jsonl").read_text().splitlines()
+        assert len(asked) == (0 if name == "llada_v" else 2)  # the engine does not decode under full attention
         (line,) = (Path(stage.output_dir) / "metrics.jsonl").read_text().splitlines()
         assert np.isfinite([json.loads(line)[key] for key in ("loss", "nelbo", "grad_norm")]).all()
         before, after = (

@@ -1,0 +1,58 @@
+"""Calls made ahead by worker processes, their results in order; and batches ready to be copied to a GPU.
+
+The deciding choice: what is shared out among workers is single calls, and results come in the order of the calls. So
+the number of workers changes how fast samples come and nothing else: not their order, not how a run resumes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+T = TypeVar("T")
+
+
+def in_order(function: Callable[[int], T], indices: Iterable[int], workers: int, ahead: int) -> Iterator[T]:
+    """``function`` of every index, in their order.
+
+    Args:
+        function: may keep state of its own; each worker has a copy, and gives it every ``workers``-th index.
+        indices: may be endless.
+        workers: processes; with 0 every call is made when its result is asked for.
+        ahead: calls that are made before their results are asked for, rounded up to a multiple of ``workers``. When
+            so many results wait, the workers do too.
+    """
+    if workers == 0:
+        return map(function, indices)
+    loader = DataLoader(
+        _Calls(function),
+        sampler=indices,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_is,
+        prefetch_factor=max(1, -(-ahead // workers)),
+        generator=torch.Generator(),  # else it draws a number from the one that dropout draws from
+    )
+    return iter(loader)
+
+
+def pinned(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch in memory that a GPU reads by itself, so that its copy runs beside other work; on a CPU as it is."""
+    if device.type != "cuda":
+        return batch
+    return {name: item.pin_memory() if isinstance(item, torch.Tensor) else item for name, item in batch.items()}
+
+
+class _Calls(Dataset):
+    """A function as a data set."""
+
+    def __init__(self, function: Callable[[int], T]):
+        self.function = function
+
+    def __getitem__(self, index: int) -> T:
+        return self.function(index)
+
+
+def _as_is(result):
+    return result
