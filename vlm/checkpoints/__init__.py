@@ -1,1 +1,1 @@
-"""Checkpoints: loading one, merging an adapter into one, and making a trained one the embedded model."""
+"""Checkpoints: ours, those of other projects, conversions and exports, adapters merged in, smaller weights."""

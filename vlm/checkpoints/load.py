@@ -1,15 +1,26 @@
 """Load a checkpoint directory, strictly: every tensor present and of its shape, safetensors only, no remote code.
 
-Without a name the embedded model is loaded, which is part of the package.
+Without a name the embedded model is loaded, which is part of the package. Checkpoints of other projects' block
+diffusion are translated on the way (`vlm.checkpoints.foreign`); any other model has to be converted first.
 """
 
 import logging
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig
 
+from vlm.checkpoints.families import FAMILIES
+from vlm.checkpoints.files import (
+    UNUSABLE,
+    CheckpointError,
+    local_directory,
+    one_line,
+    read_config,
+    read_header,
+    read_tensors,
+    refuse_differences,
+)
+from vlm.checkpoints.foreign import load_foreign, refuse_unknown
 from vlm.checkpoints.quantize import check_kind
 from vlm.checkpoints.quantize import quantize as quantized
 from vlm.config import VLMConfig
@@ -17,14 +28,6 @@ from vlm.model import VLMForBlockDiffusion
 from vlm.processor import VLMProcessor
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "demo"
-
-
-# What a damaged or foreign file makes transformers and peft raise.
-_UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message is one line and names the directory and the tensor or file."""
 
 
 def load(
@@ -37,7 +40,8 @@ def load(
     """A model in evaluation mode and its processor.
 
     Args:
-        model: a checkpoint directory or hub id; None loads the embedded model.
+        model: a checkpoint directory or hub id, ours or of a family in `vlm.checkpoints.families`; None loads the
+            embedded model.
         adapter: a PEFT adapter directory, merged into the weights.
         dtype: None means float32 on CPU (bfloat16 is slow on those without AVX-512) and bfloat16 on CUDA.
         device: None means CUDA where there is one, else CPU.
@@ -52,22 +56,19 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    source = str(EMBEDDED) if model is None else model
-    if model is not None and not Path(model).is_dir() and (Path(model).exists() or model.count("/") != 1):
-        raise CheckpointError(f"{model}: no such model directory")
+    source = str(EMBEDDED) if model is None else local_directory(model)
     try:
-        _check_type(source)
-        config = VLMConfig.from_pretrained(source)
-        if Path(source).is_dir():
-            _check_tensors(Path(source), config)
-        loaded = VLMForBlockDiffusion.from_pretrained(source, config=config, dtype=dtype, use_safetensors=True)
-        processor = VLMProcessor.from_pretrained(source)
-        if processor.vision_config != config.vision_config:
-            raise CheckpointError(f"{source}: processor_config.json is missing, or of another vision encoder")
+        kind = read_config(source)["model_type"]
+        if kind in FAMILIES:
+            loaded, processor = load_foreign(source, dtype)
+        elif kind == VLMConfig.model_type:
+            loaded, processor = _load_own(source, dtype)
+        else:
+            refuse_unknown(source)
     except CheckpointError:
         raise
-    except (*_UNUSABLE, SafetensorError) as error:
-        raise CheckpointError(f"{source}: not a usable checkpoint ({_one_line(error)})") from error
+    except UNUSABLE as error:
+        raise CheckpointError(f"{source}: not a usable checkpoint ({one_line(error)})") from error
     if adapter is not None:
         loaded = merged(loaded, adapter)
     loaded = loaded.to(device).eval()
@@ -78,43 +79,24 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise ValueError(f"device {device!r} cannot be used ({_one_line(error)})") from error
+        raise ValueError(f"device {device!r} cannot be used ({one_line(error)})") from error
 
 
-def _check_type(source: str) -> None:
-    """Refuse another model's directory; transformers would go on with a warning, or with defaults."""
-    kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
-    if kind is None:
-        raise CheckpointError(f"{source}: no config.json, or none that says what model it is of")
-    if kind != VLMConfig.model_type:
-        raise CheckpointError(f"{source}: a model of type {kind!r}, not {VLMConfig.model_type!r}")
-
-
-def _check_tensors(directory: Path, config: VLMConfig) -> None:
-    """Compare the files' tensor names and shapes with the model's, without allocating it."""
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{directory}: no .safetensors file")
-    found = {name: shape for path in files for name, shape in _shapes(path).items()}
-    with torch.device("meta"):
-        model = VLMForBlockDiffusion(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tied = set(model.all_tied_weights_keys)
-    for name, shape in expected.items():
-        if name not in found:
-            if name in tied:
-                continue
-            raise CheckpointError(f"{directory}: tensor {name} is missing")
-        if found[name] != shape:
-            raise CheckpointError(f"{directory}: tensor {name} has shape {list(found[name])}, expected {list(shape)}")
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
+def _load_own(source: str, dtype: torch.dtype) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
+    read_tensors(source)  # refuses what is incomplete before anything is loaded
+    config = VLMConfig.from_pretrained(source)
+    loaded, told = VLMForBlockDiffusion.from_pretrained(
+        source, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )  # fmt: skip
+    refuse_differences(source, told)
+    processor = VLMProcessor.from_pretrained(source)
+    if processor.vision_config != config.vision_config:
+        raise CheckpointError(f"{source}: processor_config.json is missing, or of another vision encoder")
+    mask, known = config.traits.mask_token_id, processor.tokenizer.mask_token_id
+    if mask != known:
+        raise CheckpointError(f"{source}: the mask token is {mask} in config.json but {known} in the tokenizer")
+    return loaded, processor
 
 
 def merged(model: VLMForBlockDiffusion, adapter: str) -> VLMForBlockDiffusion:
@@ -122,19 +104,15 @@ def merged(model: VLMForBlockDiffusion, adapter: str) -> VLMForBlockDiffusion:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (Path(adapter) / name).is_file():
             raise CheckpointError(f"{adapter}: no {name}, not an adapter directory")
-    found = _shapes(Path(adapter) / "adapter_model.safetensors")
+    found = read_header(Path(adapter) / "adapter_model.safetensors")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it speaks of optional kernels
     from peft import PeftModel, get_peft_model_state_dict
 
     try:
         adapted = PeftModel.from_pretrained(model, adapter)
-    except _UNUSABLE as error:
-        raise CheckpointError(f"{adapter}: the adapter does not fit the model ({_one_line(error)})") from error
+    except UNUSABLE as error:
+        raise CheckpointError(f"{adapter}: the adapter does not fit the model ({one_line(error)})") from error
     unmatched = sorted(found.keys() ^ get_peft_model_state_dict(adapted).keys())
     if unmatched:  # peft only warns
         raise CheckpointError(f"{adapter}: the adapter does not fit the model (tensor {unmatched[0]})")
     return adapted.merge_and_unload()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

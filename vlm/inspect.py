@@ -1,0 +1,66 @@
+"""Tell what a checkpoint is: family, traits, sizes, memory, legal modes, and what was inferred. Loads no weights.
+
+python -m vlm.inspect embedded
+python -m vlm.inspect runs/base --json
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from transformers.utils import logging
+
+from vlm.checkpoints.describe import Description, describe
+from vlm.checkpoints.files import local_directory
+from vlm.checkpoints.load import EMBEDDED
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m vlm.inspect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="a checkpoint directory or hub id, or 'embedded'")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    arguments = parser.parse_args(argv)
+    logging.set_verbosity_error()
+    try:
+        source = str(EMBEDDED) if arguments.model == "embedded" else local_directory(arguments.model)
+        found = describe(source)
+    except (ValueError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    print(json.dumps(asdict(found), ensure_ascii=False) if arguments.json else text(found))
+    return 0
+
+
+def text(found: Description) -> str:
+    """The description as lines for a terminal."""
+    lines = [f"{found.source}", f"family    {found.family}, language model {found.backbone}"]
+    for name, (count, size) in found.parts.items():
+        lines.append(f"part      {name:<16}{count:>16,} parameters  {megabytes(size)} in the files")
+    for name, size in found.memory.items():
+        lines.append(f"memory    {name:<28}{megabytes(size)}")
+    lines.append(f"kv cache  {found.kv_bytes:,} bytes a token in float32")
+    if found.traits is not None:
+        for name, value in asdict(found.traits).items():
+            lines.append(f"trait     {name:<22}{value!s:<16}{found.origins.get(name, 'default')}")
+    for mode, reason in found.modes.items():
+        lines.append(f"mode      {mode:<13}{'legal' if reason is None else 'refused: ' + reason}")
+    if found.policies:
+        lines.append(f"policies  {', '.join(found.policies)}")
+    for name, value in found.conversion.items():
+        lines.append(f"converted {name}: {value}")
+    if found.note:
+        lines.append(f"note      {found.note}")
+    return "\n".join(lines)
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:>10,.1f} MB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
