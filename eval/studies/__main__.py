@@ -2,7 +2,7 @@
 
 python -m eval.studies noise
 python -m eval.studies nbdiff --steps 240 --seeds 3 --output runs/studies/nbdiff
-python -m eval.studies decoders --families describe,json --limit 30
+python -m eval.studies decoders --families describe,json --limit 25
 python -m eval.studies tables
 python -m eval.studies parallelism --model runs/lists/final
 
@@ -83,6 +83,9 @@ def _run(arguments: argparse.Namespace) -> str:
     module = import_module(f"eval.studies.{arguments.study}")
     output = Path(arguments.output or f"runs/studies/{arguments.study}")
     if arguments.study in DECODING:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
         given = {k: v for k, v in vars(arguments).items() if k not in ("study", "output") and v is not None}
         return module.study(output, **given)
     return module.study(output, arguments.steps or module.STEPS, arguments.seeds, arguments.limit)
