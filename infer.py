@@ -24,6 +24,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--frames", type=int, default=16, metavar="N", help="most frames taken from a video (default 16)"
     )
+    what.add_argument("--fps", type=float, metavar="F", help="frames a second of a --video, --frames at most")
+    what.add_argument("--start", type=float, metavar="S", help="where to begin in a --video, in seconds")
+    what.add_argument("--end", type=float, metavar="S", help="where to end in it")
+    what.add_argument("--timestamps", action="store_true", help="tell the model when each frame of it is shown")
     what.add_argument("--prompt", metavar="T", help="the question")
     what.add_argument("--system", metavar="T", help="a system message")
     what.add_argument("--chat", action="store_true", help="talk in the terminal, several turns")
@@ -42,8 +46,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         choices=("block", "ar", "speculative"),
         help="block diffusion, one token per forward, or drafts that the latter verifies",
     )
+    how.add_argument("--decoder", metavar="NAME", help="a published decoder; other flags prevail over its values")
+    how.add_argument("--list-decoders", action="store_true", help="which there are, and which the model can run")
     how.add_argument("--policy", metavar="NAME", help="which slots a pass commits (default: those above --threshold)")
-    how.add_argument("--policy-arg", action="append", default=[], metavar="K=X", help="a number the policy takes")
+    how.add_argument("--policy-arg", action="append", default=[], metavar="K=X", help="a value the policy takes")
+    how.add_argument(
+        "--slot", action="append", default=[], metavar="NAME[.K=X]", help="another strategy, or a value it takes"
+    )
     how.add_argument("--threshold", type=float, metavar="X", help="commit every token at least this sure, in (0, 1]")
     how.add_argument("--block-size", type=int, metavar="N", help="tokens per block, one that was trained")
     how.add_argument("--denoising-steps", type=int, metavar="N", help="fixed steps per block instead of a threshold")
@@ -67,9 +76,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Refuse combinations that ask for nothing, or for two things at once."""
-    jobs = [arguments.chat, arguments.input is not None, arguments.prompt is not None]
+    jobs = [arguments.chat, arguments.input is not None, arguments.prompt is not None, arguments.list_decoders]
     if sum(jobs) != 1:
-        parser.error("give exactly one of --prompt, --chat or --input")
+        parser.error("give exactly one of --prompt, --chat, --input or --list-decoders")
     if (arguments.input is None) != (arguments.output is None):
         parser.error("--input and --output go together")
     if arguments.input is not None and (arguments.image or arguments.video):
@@ -86,9 +95,18 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         parser.error("--schema, --regex and --choices exclude each other: give one of them")
     if arguments.chat and (arguments.schema or arguments.regex or arguments.choices):
         parser.error("--schema, --regex and --choices go with --prompt or --input")
+    if _video_settings(arguments) and not arguments.video:
+        parser.error("--fps, --start, --end and --timestamps go with --video; in --input they stand in the requests")
     for name in ("frames", "batch_size"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
+
+
+def _video_settings(arguments: argparse.Namespace) -> dict:
+    """What the command line says of how its videos are sampled, as a content part says it."""
+    given = {name: getattr(arguments, name) for name in ("fps", "start", "end")}
+    said = {name: value for name, value in given.items() if value is not None}
+    return {**said, "timed": True} if arguments.timestamps else said
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,13 +133,21 @@ def _run(arguments: argparse.Namespace) -> int:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     sample = user_sample(arguments.prompt or "", arguments.image, arguments.video, arguments.system)
+    for part in sample.messages[-1]["content"]:
+        part.update(_video_settings(arguments) if part["type"] == "video" else {})
     media = open_media(sample.messages, arguments.frames)  # before the model: a bad file is reported at once
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     if arguments.trace is not None:
         check_trace_path(arguments.trace)
     grammar = _grammar(arguments)  # and so are a bad schema and a bad pattern
     arguments.policy_args, arguments.stop_strings = _policy_args(arguments.policy_arg), arguments.stop
+    arguments.slots = _slots(arguments.slot)
     model, processor = load(arguments.model, arguments.adapter, dtype, arguments.device, arguments.quantize)
+    if arguments.list_decoders:
+        from vlm.cli.decoders import print_decoders
+
+        print_decoders(model, processor.tokenizer, arguments.model or "the embedded model")
+        return 0
     given = {name: getattr(arguments, name) for name in (*SETTINGS, *SAMPLING, "seed")}
     config = settings(model, tokenizer=processor.tokenizer, **given)
     name = arguments.model or "embedded"
@@ -159,15 +185,38 @@ def _grammar(arguments: argparse.Namespace) -> dict:
 
 
 def _policy_args(pairs: list[str]) -> dict | None:
-    """``K=X`` pairs as numbers by name."""
+    """``K=X`` pairs as values by name."""
     found = {}
     for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            found[name] = int(value) if value.lstrip("-").isdigit() else float(value)
-        except ValueError:
-            raise ValueError(f"--policy-arg {pair!r} must be a name, an equals sign and a number") from None
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise ValueError(f"--policy-arg {pair!r} must be a name, an equals sign and a value")
+        found[name] = _value(value)
     return found or None
+
+
+def _slots(given: list[str]) -> dict | None:
+    """``NAME`` and ``NAME.K=X`` as strategies by name, each with its values by name."""
+    found: dict[str, dict] = {}
+    for text in given:
+        place, equals, value = text.partition("=")
+        name, dot, field = place.partition(".")
+        if not name or bool(dot) != bool(equals) or bool(dot) != bool(field):
+            raise ValueError(f"--slot {text!r} must be a strategy, or one with .K=X")
+        found.setdefault(name, {}).update({field: _value(value)} if field else {})
+    return found or None
+
+
+def _value(text: str) -> int | float | bool | str:
+    """A number or a truth value where the text is one."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _single(model, processor, config, request, arguments: argparse.Namespace, name: str, media: list) -> int:

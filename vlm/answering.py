@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 
+from vision_encoders.pictures import joined
+from vlm.generation.commit import POLICIES, STEPPED, THRESHOLDED
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.constraint import Grammar
 from vlm.generation.generate import answer
 from vlm.generation.prefix import PrefixStore
+from vlm.generation.presets import override
 from vlm.generation.request import Request, State
 from vlm.generation.strategy import Strategy, build_strategy
 from vlm.layout import answer_spans
@@ -17,7 +20,17 @@ from vlm.model import VLMForBlockDiffusion
 from vlm.processor import VLMProcessor, texts_of
 
 # What a single request may set for itself, beside a grammar: fields of the generation settings.
-SETTINGS = ("mode", "policy", "policy_args", "threshold", "block_size", "denoising_steps", "max_new_tokens")
+SETTINGS = (
+    "decoder",
+    "mode",
+    "policy",
+    "policy_args",
+    "threshold",
+    "block_size",
+    "denoising_steps",
+    "slots",
+    "max_new_tokens",
+)
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "stop_strings")
 GRAMMARS = {"schema": Grammar.json_schema, "regex": Grammar.regex, "choices": Grammar.choices}
 
@@ -57,7 +70,7 @@ def build_request(processor: VLMProcessor, messages: list[dict], media: list, se
     """
     _refuse_no_question(messages[-1])
     encoded = processor.encode(messages, media, add_generation_prompt=True)
-    images, frames = (torch.from_numpy(p) if len(p) else None for p in (encoded.images, encoded.frames))
+    images, frames = joined([encoded.images]), joined([encoded.frames])
     spans = answer_spans(encoded.is_answer)
     return Request(torch.from_numpy(encoded.input_ids), images, frames, spans, seed)
 
@@ -114,19 +127,21 @@ def own_strategy(model, processor: VLMProcessor, config, given: Mapping[str, Any
 def settings(model: VLMForBlockDiffusion, base=None, tokenizer=None, **overrides) -> BlockGenerationConfig:
     """The checkpoint's generation settings, or ``base``, with every override that is not None.
 
+    An override ``decoder`` first sets all that its preset decides, see `vlm.generation.presets`.
+
     Raises:
         ValueError: for a setting outside its range, or one that the checkpoint's traits do not allow.
     """
     config = BlockGenerationConfig(**(base or model.generation_config).to_dict())
     given = {name: value for name, value in overrides.items() if value is not None}
-    for name, value in given.items():
-        setattr(config, name, value)
-    if "denoising_steps" in given and "policy" not in given:
+    override(config, given, model.config.traits)
+    if "denoising_steps" in given and "policy" not in given and "decoder" not in given:
         if "threshold" in given:
             raise ValueError("threshold and denoising_steps exclude each other: give one of them")
         config.policy = "static"
-    if "threshold" in given and config.policy not in ("threshold", "localleap"):
-        raise ValueError(f"threshold {config.threshold} means nothing to policy {config.policy!r}")
+    for name, policies in (("threshold", THRESHOLDED), ("denoising_steps", STEPPED)):
+        if name in given and config.policy in POLICIES and config.policy not in policies:
+            raise ValueError(f"{name} {given[name]} means nothing to policy {config.policy!r}")
     build_strategy(model, config, tokenizer=tokenizer)  # refuses illegal settings before any request is opened
     return config
 

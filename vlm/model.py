@@ -12,12 +12,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from vision_encoders import VisionConfig, build_vision_encoder
+from vision_encoders import Pictures, VisionConfig, build_vision_encoder
 from vlm.attention import PADDING, Rows, masks_for
 from vlm.cache import BlockCache
 from vlm.config import VLMConfig
+from vlm.flash import Part, attending
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.generate import generate
+from vlm.objective import cross_entropies
 from vlm.projector import Projector, pool_grid
 
 # Config fields by which transformers models transform their logits outside the output embedding.
@@ -26,10 +28,14 @@ _UNSUPPORTED_LOGIT_FIELDS = ("logit_scale", "logits_scaling", "mup_width_multipl
 
 @dataclass
 class VLMOutput(ModelOutput):
-    """Output of `VLMForBlockDiffusion.forward`: ``loss`` (AR, if labels were given) and ``logits`` [B, L, V]."""
+    """Output of `VLMForBlockDiffusion.forward`: ``loss`` (AR, if labels were given) and ``logits`` [B, L, V].
+
+    For training rows with ``targets`` it is ``losses`` [S] instead.
+    """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    losses: torch.Tensor | None = None
 
 
 class VLMForBlockDiffusion(PreTrainedModel):
@@ -49,18 +55,27 @@ class VLMForBlockDiffusion(PreTrainedModel):
     _no_split_modules = None
     _tied_weights_keys = {}  # none of ours; given a dict, peft also asks the language model for its own
 
-    def __init__(self, config: VLMConfig):
+    def __init__(self, config: VLMConfig, language_model: PreTrainedModel | None = None):
+        """Random weights; ``language_model``, of ``config.text_config``, stands in where there is one already."""
         super().__init__(config)
         for field in _UNSUPPORTED_LOGIT_FIELDS:
             if getattr(config.text_config, field, None) is not None:
                 name = config.text_config.model_type
                 raise ValueError(f"backbone {name!r} scales its logits by {field!r}, which is not supported")
-        self.vision_tower = build_vision_encoder(VisionConfig.from_dict(config.vision_config))
-        width = config.text_config.hidden_size
-        self.projector = Projector(
-            self.vision_tower.hidden_size, width, config.projector_hidden_size or width, self.vision_tower.grid
-        )
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation="sdpa")
+        self.vision_tower = self.projector = None
+        if config.vision_config:  # without one the model reads text only
+            self.vision_tower = build_vision_encoder(VisionConfig.from_dict(config.vision_config))
+            width = config.text_config.hidden_size
+            self.projector = Projector(
+                self.vision_tower.hidden_size,
+                width,
+                config.projector_hidden_size or width,
+                self.vision_tower.grid,
+                self.vision_tower.config.newline,
+            )
+        if language_model is None:
+            language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation="sdpa")
+        self.language_model = language_model
         self.post_init()
 
     @property
@@ -83,15 +98,36 @@ class VLMForBlockDiffusion(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
 
-    def encode_media(self, pixels: torch.Tensor, pool: int = 1) -> torch.Tensor:
-        """Embeddings of images or frames: pixels [N, 3, H, W] to [N, T, D]; ``pool`` averages squares of features."""
+    def encode_media(self, pixels: torch.Tensor | Pictures, pool: int = 1) -> torch.Tensor | list[torch.Tensor]:
+        """Embeddings of images or frames: pixels [N, 3, S, S] to [N, T, D], pictures of any shapes to N times [T, D].
+
+        ``pool`` averages squares of features; pictures have their own plans.
+        """
+        if self.vision_tower is None:
+            raise ValueError("this model has no vision encoder: it reads text only")
+        if isinstance(pixels, Pictures):
+            return self._encode_pictures(pixels.to(self.device, self.dtype))
         features = self.projector(self.vision_tower(pixels.to(self.dtype)))
         return pool_grid(features, self.vision_tower.grid, pool)
+
+    def _encode_pictures(self, pictures: Pictures) -> list[torch.Tensor]:
+        """The vision tower runs once for all views of one size."""
+        alike: dict[tuple[int, int], list[int]] = {}
+        for number, picture in enumerate(pictures):
+            alike.setdefault(picture.plan.view, []).append(number)
+        found: dict[int, torch.Tensor] = {}
+        for numbers in alike.values():
+            group = [pictures.items[number] for number in numbers]
+            views = torch.cat([picture.views for picture in group])  # [V, 3, H, W]
+            projected = self.projector.project(self.vision_tower(views))  # [V, h * w, D]
+            shares = projected.split([picture.plan.views for picture in group])
+            found |= {n: self.projector.arrange(part, p.plan) for n, p, part in zip(numbers, group, shares)}
+        return [found[number] for number in range(len(pictures))]
 
     def embed(
         self,
         input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | Pictures | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         view: torch.Tensor | None = None,
         source: torch.Tensor | None = None,
@@ -100,7 +136,8 @@ class VLMForBlockDiffusion(PreTrainedModel):
 
         Args:
             input_ids: [B, L].
-            pixel_values, pixel_values_videos: [N, 3, H, W] of all images, of all video frames in the batch.
+            pixel_values, pixel_values_videos: [N, 3, S, S] of all images, of all video frames in the batch; images
+                that keep their shapes come as `vision_encoders.Pictures`.
             view, source: of training rows [B, L]: a placeholder in a noisy view repeats its clean row's feature.
 
         Raises:
@@ -117,16 +154,19 @@ class VLMForBlockDiffusion(PreTrainedModel):
     def place(
         self,
         input_ids: torch.Tensor,
-        features: dict[str, torch.Tensor],
+        features: dict[str, torch.Tensor | list[torch.Tensor]],
         view: torch.Tensor | None = None,
         source: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`embed` from features that are there already: by ``image`` and ``video``, [N, T, D] in reading order."""
+        """`embed` from features that are there: by ``image`` and ``video``, N times [T, D] in reading order."""
         embeds = self.get_input_embeddings()(input_ids)
         for kind, token_id in (("image", self.config.image_token_id), ("video", self.config.video_token_id)):
             placed = input_ids == token_id
             at = placed if view is None else placed & (view == 0)
-            found = features[kind].flatten(0, 1) if kind in features else embeds.new_empty(0)
+            found = embeds.new_empty(0)
+            if kind in features:
+                found = features[kind]
+                found = found.flatten(0, 1) if isinstance(found, torch.Tensor) else torch.cat(found)  # [sum of T, D]
             if int(at.sum()) != len(found):
                 raise ValueError(f"{int(at.sum())} {kind} placeholders but {len(found)} {kind} features")
             if len(found):
@@ -136,13 +176,16 @@ class VLMForBlockDiffusion(PreTrainedModel):
                 embeds = embeds.index_put((batch_index, row), embeds[batch_index, source[batch_index, row]])
         return embeds
 
-    def decode(self, embeds: torch.Tensor, rows: Rows, cache: BlockCache | None = None) -> torch.Tensor:
+    def decode(
+        self, embeds: torch.Tensor, rows: Rows, cache: BlockCache | None = None, parts: list[Part | None] | None = None
+    ) -> torch.Tensor:
         """One forward pass of the decoder over ``rows``; returns hidden states [B, L, D] before the output embedding.
 
         Args:
             embeds: [B, L, D].
             rows: fields [B, L].
             cache: its committed slots are keys too; the new rows are placed behind them but not committed.
+            parts: how open blocks attend in two parts, see `vlm.flash.attending`; None means as usual.
         """
         keys = cache.place(rows) if cache is not None else rows
         text_config = self.config.text_config
@@ -150,13 +193,16 @@ class VLMForBlockDiffusion(PreTrainedModel):
         everywhere = "full_attention" if window is None else "sliding_attention"  # Mistral: no types, one window
         layer_types = getattr(text_config, "layer_types", None) or [everywhere]
         masks = masks_for(layer_types, rows, keys, self.config.traits.context_attention, window)
-        return self.language_model.get_decoder()(
-            inputs_embeds=embeds,
-            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-            position_ids=rows.position,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
+        decoder = self.language_model.get_decoder()
+        with attending(decoder, parts) as given:
+            return decoder(
+                inputs_embeds=embeds,
+                attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+                position_ids=rows.position,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **given,
+            ).last_hidden_state
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [..., V] of hidden states [..., D], with the backbone's soft-cap where it has one."""
@@ -168,12 +214,13 @@ class VLMForBlockDiffusion(PreTrainedModel):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | Pictures | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         rows: Rows | None = None,
         source: torch.Tensor | None = None,
         logits_at: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
         **kwargs,
     ) -> VLMOutput:
         """Logits of a clean stream, or of training rows.
@@ -181,10 +228,11 @@ class VLMForBlockDiffusion(PreTrainedModel):
         Args:
             input_ids: [B, L], media placeholders expanded.
             attention_mask: [B, L], 0 at padding (either side); for a clean stream.
-            pixel_values, pixel_values_videos: [N, 3, H, W], all images and all video frames, in reading order.
+            pixel_values, pixel_values_videos: all images and all video frames, in reading order; see `embed`.
             labels: [B, L], -100 where unsupervised; shifted here, for a next-token loss.
             rows, source: of a training batch, see `vlm.layout.Layout`; without them the batch is one clean stream.
             logits_at: flat indices into B * L; logits are computed there only, [S, V]; None: everywhere, [B, L, V].
+            targets: int64 [S], what stands at ``logits_at``: the cross-entropies are the output, and no logits.
         """
         view = None if rows is None else rows.view
         embeds = self.embed(input_ids, pixel_values, pixel_values_videos, view, source)
@@ -192,7 +240,10 @@ class VLMForBlockDiffusion(PreTrainedModel):
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             rows = clean_rows(mask, self.config.traits)
         hidden = self.decode(embeds, rows)
-        logits = self.head(hidden if logits_at is None else hidden.flatten(0, 1)[logits_at])
+        read = hidden if logits_at is None else hidden.flatten(0, 1)[logits_at]
+        if targets is not None:
+            return VLMOutput(losses=cross_entropies(self.head, read, targets, self.config.text_config.vocab_size))
+        logits = self.head(read)
         loss = None
         if labels is not None:
             if self.config.traits.context_attention != "causal" or logits_at is not None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.video import Clip
 from tests.vlm.tiny import tiny_model
 
 PICTURE = Image.new("RGB", (40, 30), "red")
@@ -89,3 +90,23 @@ def test_rendered_chats_are_padded_on_the_left():
         processor(text=texts[1])
     with pytest.raises(ValueError, match="fewer placeholders than media: 1 images"):
         processor(text=texts[0], images=[PICTURE])
+
+
+def test_a_timed_video_has_each_frames_time_before_it():
+    """The same tokens as the frames one by one between texts, written out by hand."""
+    model, processor = tiny_model()
+    clip = Clip([PICTURE] * 3, [0.0, 1.0, 62.0])
+    video = {"type": "video", "video": clip}
+    texts = ["0:00 ", "0:01 ", "1:02 "]
+    spelled = [part for text in texts for part in ({"type": "text", "text": text}, {"type": "video"})]
+    asked, end = [{"type": "text", "text": "red?"}], {"role": "assistant", "content": "red"}
+    timed = processor.encode([{"role": "user", "content": [{**video, "timed": True}, *asked]}, end], [clip])
+    by_hand = processor.encode([{"role": "user", "content": [*spelled, *asked]}, end], [[PICTURE]] * 3)
+    plain = processor.encode([{"role": "user", "content": [video, *asked]}, end], [clip])
+    assert np.array_equal(timed.input_ids, by_hand.input_ids) and np.array_equal(timed.is_answer, by_hand.is_answer)
+    assert np.array_equal(timed.frames, plain.frames) and len(timed.frames) == 3
+    assert len(plain.input_ids) < len(timed.input_ids)
+    with pytest.raises(ValueError, match="1 media placeholders in the chat but 2 media given"):
+        processor.encode([{"role": "user", "content": [{**video, "timed": True}, *asked]}], [clip, clip])
+    with pytest.raises(ValueError, match="known with its frames only"):
+        processor.tokens([{"role": "user", "content": [{**video, "timed": True}, *asked]}], [3])

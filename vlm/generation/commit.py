@@ -5,15 +5,19 @@ each other. Three things hold for all of them. At least one slot of every block 
 never a slot that is not open. What the scores say of slots that are not open does not matter. A NaN counts as the
 worst finite score, so that a model that returns NaN still comes to an end. Ties go to the leftmost slot.
 
-Confidence is `Scores.probability`. Thresholds are inclusive unless a rule says otherwise.
+Confidence is `Scores.probability`; thresholds read it, and are inclusive unless a rule says otherwise. Which slots are
+the best goes by `Scores.rank`, which is the confidence unless the scoring slot says otherwise (`rescore`).
 """
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Protocol
 
 import torch
 
+from vlm.generation.commit_paced import CAD, Doubling
+from vlm.generation.commit_probe import Explore, Hierarchical
+from vlm.generation.learn2pd import Learn2PD
+from vlm.generation.ranking import rank, require, require_number, usable
 from vlm.generation.scoring import Scores
 
 
@@ -49,7 +53,7 @@ class Sequential:
     count: int = 1
 
     def __post_init__(self):
-        _require(self.count >= 1, "count", self.count, "be at least 1")
+        require(self.count >= 1, "count", self.count, "be at least 1")
 
     def select(self, scores, is_open, step, size, committed=None):
         return is_open & (is_open.cumsum(-1) <= self.count)
@@ -68,13 +72,13 @@ class Static:
     steps: int | None = None
 
     def __post_init__(self):
-        _require(self.steps is None or self.steps >= 1, "steps", self.steps, "be at least 1")
+        require(self.steps is None or self.steps >= 1, "steps", self.steps, "be at least 1")
 
     def select(self, scores, is_open, step, size, committed=None):
         slots = size.clamp(min=1)  # rows without an open block have size 0
         steps = slots if self.steps is None else slots.clamp(max=self.steps)
         quota = slots // steps + (step < slots % steps)  # [B]
-        return is_open & (_rank(_usable(scores.probability, is_open)) < quota.unsqueeze(-1))
+        return is_open & (rank(usable(scores.rank, is_open)) < quota.unsqueeze(-1))
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,12 @@ class Threshold:
     strict: bool = False
 
     def __post_init__(self):
-        _require_number("tau", self.tau)
+        require_number("tau", self.tau)
 
     def select(self, scores, is_open, step, size, committed=None):
-        confidence = _usable(scores.probability, is_open)
+        confidence = usable(scores.probability, is_open)
         sure = confidence > self.tau if self.strict else confidence >= self.tau
-        return is_open & (sure | (_rank(confidence) == 0))
+        return is_open & (sure | (rank(usable(scores.rank, is_open)) == 0))
 
 
 @dataclass(frozen=True)
@@ -115,15 +119,15 @@ class Factor:
     factor: float = 1.0
 
     def __post_init__(self):
-        _require(self.factor >= 0, "factor", self.factor, "be at least 0")
+        require(self.factor >= 0, "factor", self.factor, "be at least 0")
 
     def select(self, scores, is_open, step, size, committed=None):
-        confidence = _usable(scores.probability, is_open)
-        rank = _rank(confidence)  # n - 1
+        confidence = usable(scores.probability, is_open)
+        place = rank(confidence)  # n - 1
         doubt = (1 - confidence).clamp(min=0)  # rounding can make a confidence exceed 1
         return is_open & (
-            ((rank + 2) * doubt < self.factor) | (rank == 0)
-        )  # monotone in rank: a prefix of the ranking
+            ((place + 2) * doubt < self.factor) | (place == 0)
+        )  # monotone in place: a prefix of the ranking
 
 
 @dataclass(frozen=True)
@@ -140,10 +144,10 @@ class EntropyBounded:
     gamma: float = 0.35
 
     def __post_init__(self):
-        _require(self.gamma >= 0, "gamma", self.gamma, "be at least 0")
+        require(self.gamma >= 0, "gamma", self.gamma, "be at least 0")
 
     def select(self, scores, is_open, step, size, committed=None):
-        certainty, order = _usable(-scores.entropy, is_open).sort(dim=-1, descending=True, stable=True)
+        certainty, order = usable(-scores.entropy, is_open).sort(dim=-1, descending=True, stable=True)
         within = (-certainty).cumsum(-1) < self.gamma  # [B, W], in that order
         within[..., 0] = True
         return is_open & torch.zeros_like(is_open).scatter(-1, order, within)
@@ -164,16 +168,16 @@ class BACD:
     high: float = 0.9
 
     def __post_init__(self):
-        _require_number("high", self.high)
-        _require(self.low <= self.high, "low", self.low, f"be a number no greater than high {self.high}")
+        require_number("high", self.high)
+        require(self.low <= self.high, "low", self.low, f"be a number no greater than high {self.high}")
 
     def select(self, scores, is_open, step, size, committed=None):
         if committed is None:
             raise ValueError("BACD needs the confidences at which the block's slots were committed")
-        confidence = _usable(scores.probability, is_open)
+        confidence = usable(scores.probability, is_open)
         mean = committed.nanmean(-1)  # [B], NaN where nothing was committed
         tau = torch.where(mean.isnan(), confidence.amax(-1), mean).clamp(self.low, self.high)
-        return is_open & ((confidence >= tau.unsqueeze(-1)) | (_rank(confidence) == 0))
+        return is_open & ((confidence >= tau.unsqueeze(-1)) | (rank(usable(scores.rank, is_open)) == 0))
 
 
 @dataclass(frozen=True)
@@ -194,17 +198,17 @@ class LocalLeap:
     radius: int = 4
 
     def __post_init__(self):
-        _require_number("tau", self.tau)
-        _require(self.relaxed <= self.tau, "relaxed", self.relaxed, f"be a number no greater than tau {self.tau}")
-        _require(self.radius >= 0, "radius", self.radius, "be at least 0")
+        require_number("tau", self.tau)
+        require(self.relaxed <= self.tau, "relaxed", self.relaxed, f"be a number no greater than tau {self.tau}")
+        require(self.radius >= 0, "radius", self.radius, "be at least 0")
 
     def select(self, scores, is_open, step, size, committed=None):
-        confidence = _usable(scores.probability, is_open)
+        confidence = usable(scores.probability, is_open)
         anchor = confidence >= self.tau
         slot = torch.arange(is_open.shape[-1], device=is_open.device)
         near = (slot.unsqueeze(-1) - slot).abs() <= self.radius  # [W, W]
         beside = (anchor.unsqueeze(-2) & near).any(-1)  # [B, W]; an anchor is beside itself
-        return is_open & ((beside & (confidence >= self.relaxed)) | (_rank(confidence) == 0))
+        return is_open & ((beside & (confidence >= self.relaxed)) | (rank(usable(scores.rank, is_open)) == 0))
 
 
 @dataclass(frozen=True)
@@ -224,35 +228,16 @@ class WeDLM:
     penalty: float = 0.02
 
     def __post_init__(self):
-        _require_number("tau", self.tau)
-        _require(0 <= self.penalty < float("inf"), "penalty", self.penalty, "be a finite number of at least 0")
+        require_number("tau", self.tau)
+        require(0 <= self.penalty < float("inf"), "penalty", self.penalty, "be a finite number of at least 0")
 
     def select(self, scores, is_open, step, size, committed=None):
         width = is_open.shape[-1]
         slot = torch.arange(width, device=is_open.device)
         first = torch.where(is_open, slot, width).amin(-1, keepdim=True)  # [B, 1]
         entropy = scores.entropy + self.penalty * (slot - first).to(scores.entropy.dtype)
-        certainty = _usable(-entropy, is_open)
-        return is_open & ((-certainty < self.tau) | (_rank(certainty) == 0))
-
-
-def _usable(value: torch.Tensor, is_open: torch.Tensor) -> torch.Tensor:
-    """Higher-is-better values that can be ranked [B, W]: finite at open slots (NaN the lowest), -inf elsewhere."""
-    return value.nan_to_num(nan=torch.finfo(value.dtype).min).masked_fill(~is_open, -torch.inf)
-
-
-def _rank(value: torch.Tensor) -> torch.Tensor:
-    """Place of every slot in its row, the highest value 0, ties from the left [B, W]."""
-    return value.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-
-
-def _require(holds: bool, name: str, value: object, rule: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} {value} must {rule}")
-
-
-def _require_number(name: str, value: float) -> None:
-    _require(isinstance(value, Real) and value == value, name, value, "be a number")  # NaN alone differs from itself
+        certainty = usable(-entropy, is_open)
+        return is_open & ((-certainty < self.tau) | (rank(certainty) == 0))
 
 
 POLICIES: dict[str, type] = {
@@ -264,4 +249,11 @@ POLICIES: dict[str, type] = {
     "bacd": BACD,
     "localleap": LocalLeap,
     "wedlm": WeDLM,
+    "cad": CAD,
+    "doubling": Doubling,
+    "explore": Explore,
+    "hierarchical": Hierarchical,
+    "learn2pd": Learn2PD,
 }
+THRESHOLDED = ("threshold", "localleap", "cad", "explore", "hierarchical")  # their tau is the setting ``threshold``
+STEPPED = ("static", "learn2pd")  # their steps are the setting ``denoising_steps``

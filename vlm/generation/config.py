@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from vlm.generation.commit import POLICIES, CommitPolicy
+from vlm.generation.commit import POLICIES, STEPPED, THRESHOLDED, CommitPolicy
+from vlm.generation.slots import check_slots
 
 MODES = ("block", "ar", "speculative")
 
@@ -21,8 +22,11 @@ class BlockGenerationConfig(GenerationConfig):
         policy: which slots a denoising step commits, a name in `vlm.generation.commit.POLICIES`.
         policy_args: fields of that policy other than its threshold or steps, by name.
         block_size: tokens per block; None means the checkpoint's default.
-        denoising_steps: steps per block under ``static``; None means one token per step.
-        threshold: confidence from which ``threshold`` and ``localleap`` commit, in (0, 1].
+        denoising_steps: steps per block under ``static`` and ``learn2pd``; None means one token per step.
+        threshold: confidence from which policies that have one (`THRESHOLDED`) commit, in (0, 1].
+        slots: strategies of the scoring, finish and spans slots by name, each with its fields, see
+            `vlm.generation.slots`; None means fixed blocks ranked by confidence.
+        decoder: the preset that these settings started from, see `vlm.generation.presets`.
         seed: of sampling; ignored when greedy.
     """
 
@@ -33,6 +37,8 @@ class BlockGenerationConfig(GenerationConfig):
         self.block_size: int | None = kwargs.pop("block_size", None)
         self.denoising_steps: int | None = kwargs.pop("denoising_steps", None)
         self.threshold: float = kwargs.pop("threshold", 0.9)
+        self.slots: dict[str, dict[str, Any]] | None = kwargs.pop("slots", None)
+        self.decoder: str | None = kwargs.pop("decoder", None)
         self.seed: int = kwargs.pop("seed", 0)
         kwargs.setdefault("max_new_tokens", 256)
         super().__init__(**kwargs)
@@ -52,6 +58,7 @@ class BlockGenerationConfig(GenerationConfig):
         for name in self.policy_args or {}:
             if name not in known:
                 raise ValueError(f"policy {self.policy!r} has no {name!r}; it has {', '.join(known)}")
+        check_slots(self.slots or {}, self.mode)
         if self.max_new_tokens is None:
             raise ValueError("max_new_tokens None must be a number of at least 1")
         for name in ("block_size", "denoising_steps", "max_new_tokens", "seed", "top_k"):
@@ -81,9 +88,9 @@ class BlockGenerationConfig(GenerationConfig):
         Raises:
             ValueError: for a value that the policy cannot have, naming it.
         """
-        given = {"threshold": {"tau": self.threshold}, "localleap": {"tau": self.threshold}}
-        given["static"] = {"steps": self.denoising_steps}
+        given = {"tau": self.threshold} if self.policy in THRESHOLDED else {}
+        given |= {"steps": self.denoising_steps} if self.policy in STEPPED else {}
         try:
-            return POLICIES[self.policy](**{**given.get(self.policy, {}), **(self.policy_args or {})})
+            return POLICIES[self.policy](**{**given, **(self.policy_args or {})})
         except TypeError as error:
             raise ValueError(f"policy {self.policy!r} cannot be built from {self.policy_args}: {error}") from None

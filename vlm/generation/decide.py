@@ -1,14 +1,14 @@
 """From hidden states to tokens: what the open slots would become, which of them do, and how far a draft is kept."""
 
-import math
 from collections.abc import Callable
 
 import torch
 
+from vlm.generation.blocks import chosen_rows
 from vlm.generation.feed import Feed
 from vlm.generation.finish import extend, log, settle
 from vlm.generation.request import State
-from vlm.generation.scoring import Scores, score
+from vlm.generation.scoring import score
 from vlm.generation.spans import Drafts
 from vlm.generation.verify import agreed
 
@@ -32,7 +32,7 @@ def decide(model, states: list[State], feeds: list[Feed], hidden: torch.Tensor) 
         model.get_output_embeddings().weight.shape[0],
     )
     mask_id, counts, start = model.config.traits.mask_token_id, [], 0
-    chosen = _chosen(states, feeds, scores)
+    chosen = chosen_rows(states, feeds, scores)
     for state, feed in zip(states, feeds):
         own = slice(start, start + len(feed.reads))
         start = own.stop
@@ -63,7 +63,7 @@ def forced(state: State) -> list[int]:
 def _edit(
     states: list[State], feeds: list[Feed], owners: list[tuple[int, int]]
 ) -> Callable[[torch.Tensor, int], None]:
-    """What changes logits before they are scored: suppressed tokens, a request's processors, its grammar."""
+    """What changes logits before they are scored: suppressed tokens, a request's processors, its grammar, credit."""
     allowed = {
         b: _allowed(state, feed) for b, (state, feed) in enumerate(zip(states, feeds)) if state.matcher and feed.reads
     }
@@ -78,6 +78,8 @@ def _edit(
                 logits[i] = strategy.processors(context, logits[i : i + 1])[0]
             if b in allowed and number < len(allowed[b]):
                 logits[i].masked_fill_(~allowed[b][number].to(logits.device), -torch.inf)
+            if strategy.credit is not None:
+                strategy.credit.fuse(logits[i], states[b].credit.setdefault(feeds[b].slots[number], {}))
 
     return edit
 
@@ -97,38 +99,6 @@ def _allowed(state: State, feed: Feed) -> list[torch.Tensor]:
     return masks
 
 
-def _chosen(states: list[State], feeds: list[Feed], scores: Scores) -> list[bool]:
-    """Which of the rows read become tokens under the commit policy of their request."""
-    width = max((len(state.canvas) for state in states if state.canvas is not None), default=1)
-    read = [(b, slot) for b, feed in enumerate(feeds) for slot in feed.slots]
-    chosen = torch.ones(len(read), dtype=torch.bool)
-    kept = [i for i, (b, _) in enumerate(read) if not feeds[b].verifies]
-    if not kept:
-        return chosen.tolist()
-    rows, slots = torch.tensor([read[i] for i in kept]).T.to(scores.token.device)
-    is_open = torch.zeros(len(states), width, dtype=torch.bool, device=rows.device)
-    is_open[rows, slots] = True
-
-    def grid(values: torch.Tensor) -> torch.Tensor:
-        full = values.new_zeros(len(states), width)
-        full[rows, slots] = values[kept]
-        return full  # [B, W]
-
-    grids = scores.map(grid)
-    step = torch.tensor([state.step for state in states], device=rows.device)
-    size = torch.tensor([_slots_at_open(state) for state in states], device=rows.device)
-    committed = torch.tensor([_committed(state, width) for state in states], device=rows.device)
-    picked = torch.zeros_like(is_open)
-    for policy in dict.fromkeys(state.strategy.commit for state in states):
-        own = torch.tensor(
-            [b for b, state in enumerate(states) if state.strategy.commit == policy], device=rows.device
-        )
-        scored = grids.map(lambda t, own=own: t[own])
-        picked[own] = policy.select(scored, is_open[own], step[own], size[own], committed[own])
-    chosen[kept] = picked[rows, slots].cpu()
-    return chosen.tolist()
-
-
 def _conclude(
     state: State, feed: Feed, tokens: list[int], probabilities: list[float], chosen: list[bool], mask_id: int
 ) -> int:
@@ -139,6 +109,8 @@ def _conclude(
         _draft(state, feed, tokens, probabilities)
         return feed.n_clean
     takes = chosen if state.matcher is None else _valid(state, tokens, chosen)
+    if state.strategy.spans.varies and state.strategy.spans.grow(state, feed.slots, probabilities, takes, mask_id):
+        return feed.n_clean
     for slot, token, probability, take in zip(feed.slots, tokens, probabilities, takes):
         if take:
             state.canvas[slot], state.confidence[slot] = token, probability
@@ -182,18 +154,4 @@ def _append(state: State, tokens: list[int], probabilities: list[float]) -> None
     ends = state.strategy.finish.cut(state.generated, tokens)
     extend(state, tokens, [log(p) for p in probabilities], ends)
     if state.matcher is not None:
-        state.matcher.accept(tokens if ends is None else tokens[:ends])
-
-
-def _committed(state: State, width: int) -> list[float]:
-    """Confidence at which the open block's slots were filled, NaN at open ones and at tokens that stood before it."""
-    known = 0 if state.canvas is None else len(state.tokens) - state.block_start
-    found = [] if state.canvas is None else state.confidence[known:]
-    return [math.nan] * known + found + [math.nan] * (width - known - len(found))
-
-
-def _slots_at_open(state: State) -> int:
-    """How many slots the open block had to fill: its size less the known tokens it began with."""
-    if state.canvas is None:
-        return 0
-    return len(state.canvas) - (len(state.tokens) - state.block_start)
+        state.matcher.accept(tokens if ends is None else tokens[: ends.count])

@@ -17,10 +17,12 @@ class Feed:
 
     Attributes:
         ids: clean tokens to cache, then the open block's canvas (absent if its slot is read from a clean row).
-        n_clean: how many of them are clean.
+        n_clean: how many of them are clean; they come first, and the cache keeps them.
         slots: open canvas slots this pass may decide; for a draft that is verified, the number of each token read.
         reads: the row each of those slots is read from.
         verifies: the clean rows end in a draft that is kept as far as reading it agrees.
+        positions: of all rows, where they do not follow from the rest: under full attention, where all rows are alike
+            and ``n_clean`` only says how many the cache keeps.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -28,6 +30,7 @@ class Feed:
     slots: list[int] = field(default_factory=list)
     reads: list[int] = field(default_factory=list)
     verifies: bool = False
+    positions: list[int] | None = None
 
 
 def plan(state: State, traits) -> Feed:
@@ -65,10 +68,13 @@ def closing(state: State) -> Feed:
 
 def rows_of(state: State, feed: Feed, traits) -> list[list[int]]:
     """The `Rows` columns of one request; positions count from the start of the cache that was handed in."""
+    if feed.positions is not None:
+        alike = [0] * len(feed.ids)  # one segment, one view; no rule of full attention reads the blocks
+        return [feed.positions, alike, alike, alike, alike]
     offset, n_noisy = state.offset, len(feed.ids) - feed.n_clean
     clean = range(state.cached + offset, state.cached + feed.n_clean + offset)
     start = state.block_start + offset
-    end = start + state.strategy.spans.size
+    end = start + n_noisy
     borders = _clean_borders(state, feed, traits)
     return [
         [*clean, *range(start, start + n_noisy)],
@@ -93,7 +99,10 @@ def clean_grid(state: State, traits) -> np.ndarray:
     """(start, end) of the block of every final token, int64 [n, 2]."""
     spans = [*state.request.answer_spans, (state.prompt_length, len(state.tokens))]
     spans = [span for span in spans if span[0] < span[1]]
-    return clean_blocks(len(state.tokens), spans, state.strategy.spans.size, traits.block_origin)
+    grid = clean_blocks(len(state.tokens), spans, state.strategy.spans.size, traits.block_origin)
+    for start, end in state.blocks:
+        grid[start:end] = start, end if traits.block_origin == "sequence" else min(end, len(state.tokens))
+    return grid
 
 
 def pack(columns: list[list[list[int]]], length: int, device) -> Rows:

@@ -3,8 +3,46 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from vlm.generation.ranking import require
 from vlm.generation.request import State
+
+
+class Cut(NamedTuple):
+    """How many of some new tokens count, and why the answer ends behind them."""
+
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Ends an answer that goes round in circles: the same run of tokens ``times`` times in a row, no published rule.
+
+    Attributes:
+        times: at least 2.
+        longest: tokens in the longest run looked for, at least 1.
+        tokens: what repeats must fill at least as many, so that "0000" may stand.
+    """
+
+    times: int = 4
+    longest: int = 16
+    tokens: int = 16
+
+    def __post_init__(self):
+        require(self.times >= 2, "times", self.times, "be at least 2")
+        require(self.longest >= 1, "longest", self.longest, "be at least 1")
+        require(self.tokens >= 1, "tokens", self.tokens, "be at least 1")
+
+    def ends(self, generated: list[int]) -> bool:
+        """Whether the last tokens are one run, repeated."""
+        for period in range(1, self.longest + 1):
+            length = max(self.times, -(-self.tokens // period)) * period
+            tail = generated[-length:]
+            if len(tail) == length and tail[period:] == tail[:-period]:
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -15,19 +53,23 @@ class Finish:
         end_token_ids: an end token ends it and counts as its last token.
         stop_strings: any of these in the text ends it with the token that completes it.
         decode: token ids to text; needed for stop strings.
+        repetition: ends an answer that repeats itself.
     """
 
     end_token_ids: frozenset[int]
     stop_strings: tuple[str, ...] = ()
     decode: Callable[[list[int]], str] | None = None
+    repetition: Repetition | None = None
 
-    def cut(self, generated: list[int], new: list[int]) -> int | None:
+    def cut(self, generated: list[int], new: list[int]) -> Cut | None:
         """How many of ``new`` tokens count if one of them ends the answer; None if none does."""
         for count in range(1, len(new) + 1):
             if new[count - 1] in self.end_token_ids:
-                return count
+                return Cut(count, "stop")
             if self.stop_strings and self._stops(generated + new[:count]):
-                return count
+                return Cut(count, "stop")
+            if self.repetition is not None and self.repetition.ends(generated + new[:count]):
+                return Cut(count, "repetition")
         return None
 
     def _stops(self, generated: list[int]) -> bool:
@@ -39,24 +81,29 @@ def settle(state: State, mask_token_id: int) -> None:
     """Move the canvas's final tokens to ``state.tokens`` once the block, or the request, is finished.
 
     A request stops as soon as every slot before what ends it is final: slots behind can no longer change the answer.
-    It also stops when as many tokens as it may generate are final.
+    It also stops when as many tokens as it may generate are final. Sliding spans move what is final at once, and keep
+    the filled slots behind it for the window's next place.
     """
-    canvas = state.canvas
+    canvas, spans = state.canvas, state.strategy.spans
     first_mask = canvas.index(mask_token_id) if mask_token_id in canvas else len(canvas)
     known = len(state.tokens) - state.block_start  # final before the block opened
     new = canvas[known:first_mask]
     room = state.end - len(state.tokens)
     ends = state.strategy.finish.cut(state.generated, new[:room])
-    if ends is not None or len(new) >= room or first_mask == len(canvas):
+    if ends is not None or len(new) >= room or first_mask == len(canvas) or (spans.slides and new):
         extend(state, new, [log(p) for p in state.confidence[known:first_mask]], ends)
-        state.canvas = None
+        if spans.slides:
+            state.rest = list(zip(canvas[first_mask:], state.confidence[first_mask:]))
+        if spans.varies:
+            state.blocks.append((state.block_start, state.block_start + len(canvas)))
+        state.canvas = state.external = None
 
 
-def extend(state: State, new: list[int], logprobs: list[float], ends: int | None) -> None:
-    """Append final tokens, no more than there is room for or than ``ends`` the answer."""
+def extend(state: State, new: list[int], logprobs: list[float], ends: Cut | None) -> None:
+    """Append final tokens, no more than there is room for or than what ``ends`` the answer lets count."""
     room = state.end - len(state.tokens)
-    if ends is not None and ends <= room:
-        new, state.finish_reason = new[:ends], "stop"
+    if ends is not None and ends.count <= room:
+        new, state.finish_reason = new[: ends.count], ends.reason
     elif len(new) >= room:
         new, state.finish_reason = new[:room], "length"
     state.tokens = state.tokens + new

@@ -10,11 +10,13 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
+from vision_encoders import Pictures
 from vlm.cache import BlockCache
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.constraint import Grammar
 from vlm.generation.loop import Loop
 from vlm.generation.prefix import PrefixStore
+from vlm.generation.presets import override
 from vlm.generation.request import Request, State
 from vlm.generation.strategy import build_strategy
 from vlm.layout import answer_spans
@@ -63,7 +65,7 @@ def generate(
     self,
     input_ids: torch.LongTensor,
     attention_mask: torch.Tensor | None = None,
-    pixel_values: torch.Tensor | None = None,
+    pixel_values: torch.Tensor | Pictures | None = None,
     pixel_values_videos: torch.Tensor | None = None,
     past_key_values: BlockCache | None = None,
     answer_mask: torch.Tensor | None = None,
@@ -81,7 +83,8 @@ def generate(
     Args:
         input_ids: int64 [B, P], media placeholders expanded.
         attention_mask: [B, P], 0 at padding (either side); None means no padding.
-        pixel_values, pixel_values_videos: [N, 3, H, W], all images and all video frames, in reading order.
+        pixel_values, pixel_values_videos: [N, 3, S, S], all images and all video frames, in reading order; images
+            that keep their shapes come as `vision_encoders.Pictures`.
         past_key_values: a `BlockCache` of what came before, one row a prompt; ``input_ids`` are then only the new
             tokens. It comes back holding these prompts and their answers as well (one closing forward pass more);
             hand in an empty one to start a conversation.
@@ -89,7 +92,8 @@ def generate(
             response origin need it: there an answer's blocks are its own.
         streamer: gets ``put`` with the prompt and then with closed blocks, ``put_draft`` (where it has one) with the
             open block after every denoising step, ``end`` at the end. Batch size 1 only.
-        generation_config: defaults to the checkpoint's; keyword arguments override its fields.
+        generation_config: defaults to the checkpoint's; keyword arguments override its fields, ``decoder=NAME`` all
+            that the preset decides.
         logits_processor: transformers processors, called at every pass with the final tokens and the logits of a slot.
         tokenizer: needed for ``stop_strings`` and for a grammar.
         grammar: what the answers must keep to.
@@ -103,8 +107,7 @@ def generate(
     unknown = [name for name in kwargs if not hasattr(config, name)]
     if unknown:
         raise ValueError(f"unknown generation setting {unknown[0]!r}")
-    for name, value in kwargs.items():
-        setattr(config, name, value)
+    override(config, kwargs, self.config.traits)
     if streamer is not None and len(input_ids) > 1:
         raise ValueError(f"a streamer serves one prompt at a time, not a batch of {len(input_ids)}")
     requests = _requests(self, input_ids, attention_mask, pixel_values, pixel_values_videos, config.seed)
@@ -132,14 +135,17 @@ def _requests(model, input_ids, attention_mask, images, frames, seed: int) -> li
     """Split a padded batch into single requests with their own media."""
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     prompts = [ids[keep.bool()] for ids, keep in zip(input_ids, mask)]
-    per_image, per_frame = (pooled_count(model.vision_tower.grid, side) for side in (1, model.config.frame_pool))
+    grid = (1, 1) if model.vision_tower is None else model.vision_tower.grid
+    per_image, per_frame = (pooled_count(grid, side) for side in (1, model.config.frame_pool))
     kinds = ((images, model.config.image_token_id, per_image), (frames, model.config.video_token_id, per_frame))
     split = []
     for pixels, token_id, per_item in kinds:
-        counts = [int((ids == token_id).sum()) // per_item for ids in prompts]
+        placed = [int((ids == token_id).sum()) for ids in prompts]
         if pixels is None:
             split.append([None] * len(prompts))
             continue
+        ragged = isinstance(pixels, Pictures)
+        counts = pixels.shared_out(placed) if ragged else [number // per_item for number in placed]
         if sum(counts) != len(pixels):
             raise ValueError(f"the prompts hold placeholders for {sum(counts)} pictures but {len(pixels)} are given")
         split.append([part if len(part) else None for part in pixels.split(counts)])

@@ -1,18 +1,20 @@
 """The decoding loop.
 
-    admit -> spans.open -> plan the rows -> forward -> constraint -> scoring -> commit.select | verify -> settle
+    admit -> spans.open -> plan the rows -> forward -> constraint -> scoring -> choice | verify -> settle
+
+The choice of slots that become tokens is `blocks`': spans fence slots off, scoring ranks them, the commit policy
+selects, and finish rules commit the rest of a block early.
 
 A forward feeds, for every request, its final tokens that have no KV yet (the prompt, or the block just finished) and
 then the open block. So prefill and the first denoising step are one pass, and so are closing a block and opening the
 next: exact, because noisy rows see only clean rows of earlier blocks, and those stand in the same pass. KV becomes
-permanent only from clean rows.
+permanent only from clean rows. Under full attention nothing is permanent: there `whole` says what a pass feeds.
 
 Autoregressive decoding is the same loop with blocks of one slot that is read from the clean row before it. Under
 prediction shift 1 the first slot of every block is read that way too. Speculative decoding drafts a block in one pass
 and reads it, as clean rows, in the next. Requests of all modes share a batch; they join and leave between passes.
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,8 +29,10 @@ from vlm.generation.feed import Feed, clean_grid, closing, pack, plan, rows_of
 from vlm.generation.finish import extend, settle
 from vlm.generation.prefix import PrefixStore, symbols_of
 from vlm.generation.request import Request, State
+from vlm.generation.reuse import parts_of
 from vlm.generation.spans import Drafts
 from vlm.generation.strategy import Strategy
+from vlm.generation.whole import fill
 
 
 class Loop:
@@ -66,9 +70,13 @@ class Loop:
             raise ValueError("a cache cannot be continued under block_origin 'sequence': its grid would start anew")
         if self.keeps_rows and len(cache.lengths) != len(requests):
             raise ValueError(f"{len(requests)} prompts but a cache of {len(cache.lengths)} rows")
+        self.whole = self.traits.context_attention == "full"
+        if self.keeps_rows and self.whole:
+            raise ValueError("a cache cannot be continued under context_attention 'full': its KV would not be exact")
         if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch {max_batch} must be at least 1")
-        self.store = None if self.keeps_rows else store  # what a handed-in cache holds has no symbols
+        # What a handed-in cache holds has no symbols; under full attention no prefix stays as it is.
+        self.store = None if self.keeps_rows or self.whole else store
         if self.store is not None:
             self.store.watch(model)
         rows = len(requests) if self.keeps_rows else 0
@@ -119,7 +127,10 @@ class Loop:
         running = [state for state in self.batch if state.finish_reason is None]
         for state in running:
             self._open(state)
-        feeds = [plan(s, self.traits) if s.finish_reason is None else Feed() for s in self.batch]
+        planned = fill if self.whole else plan
+        feeds = [planned(s, self.traits) if s.finish_reason is None else Feed() for s in self.batch]
+        if self.whole:  # a pass that refreshes kept KV drops it first
+            self.cache.crop(torch.tensor([len(state.kept) for state in self.batch], device=self.model.device))
         if any(feed.ids for feed in feeds):
             self._pass(self.batch, feeds)
         if self.on_step is not None:
@@ -137,7 +148,6 @@ class Loop:
                 if state.finish_reason is not None:
                     return
             state.strategy.spans.open(state, mask_id)
-            state.confidence = [math.nan if token == mask_id else 1.0 for token in state.canvas]
             if not isinstance(state.strategy.spans, Drafts):
                 force(state, mask_id)
             settle(state, mask_id)
@@ -176,7 +186,12 @@ class Loop:
         hidden = self._forward(states, feeds)
         counts = decide(self.model, states, feeds, hidden)
         self.cache.commit(torch.tensor(counts, device=self.model.device))
-        for row, (state, count) in enumerate(zip(states, counts)):
+        for row, (state, feed, count) in enumerate(zip(states, feeds, counts)):
+            if self.whole:
+                state.kept |= zip(feed.positions or [], feed.ids[:count])
+                if state.finish_reason is not None:
+                    state.prompt_embeds, state.kept = None, {}
+                continue
             was_prefill = state.cached < state.prompt_length
             state.cached += count
             if state.cached >= state.prompt_length:
@@ -203,8 +218,10 @@ class Loop:
         for embed, state, feed in zip(embeds, states, feeds):
             if feed.ids and state.request.has_media and state.cached < state.prompt_length:
                 prompt = self._prompt_rows(state)
-                embed[: len(prompt)] = prompt
-        return self.model.decode(embeds, pack(columns, length, device), self.cache)
+                positions = range(len(prompt)) if feed.positions is None else feed.positions
+                rows = [row for row, position in enumerate(positions) if position < len(prompt)]
+                embed[rows] = prompt[[positions[row] for row in rows]]
+        return self.model.decode(embeds, pack(columns, length, device), self.cache, parts_of(states, feeds))
 
     def _prompt_rows(self, state: State) -> torch.Tensor:
         """Embeddings of the prompt's rows that have no KV yet: under sequence origin some stand in the first block."""

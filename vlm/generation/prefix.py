@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vision_encoders import Pictures
 from vlm.generation.request import Request
 
 
@@ -90,8 +91,8 @@ class PrefixStore:
         """Whether all of ``symbols`` is the beginning of something stored."""
         return self.longest(symbols, borders)[0] == len(symbols)
 
-    def features(self, model, request: Request, kind: str) -> torch.Tensor:
-        """Embeddings [N, T, D] of a request's ``image`` or ``video`` pictures; only unknown ones are encoded."""
+    def features(self, model, request: Request, kind: str) -> list[torch.Tensor]:
+        """Embeddings, N times [T, D], of a request's ``image`` or ``video`` pictures; unknown ones are encoded."""
         pixels = request.pixel_values if kind == "image" else request.pixel_values_videos
         digests = request.digests[kind]
         known = {digest: self._features[digest] for digest in digests if digest in self._features}
@@ -107,7 +108,7 @@ class PrefixStore:
         for digest in known:
             self._features.move_to_end(digest)
         self._trim()
-        return torch.stack([known[digest] for digest in digests])
+        return [known[digest] for digest in digests]
 
     def _trim(self) -> None:
         while self.nbytes > self.max_bytes and (self._entries or self._features):
@@ -125,7 +126,8 @@ def symbols_of(request: Request, tokens: list[int], image_token_id: int, video_t
         if len(at) == 0 or not digests:
             continue
         ids = np.array([-1 - (int.from_bytes(d[:8], "big") >> 1) for d in digests], np.int64)
-        symbols[at] = np.repeat(ids, len(at) // len(digests))
+        pixels = request.pixel_values if kind == "image" else request.pixel_values_videos
+        symbols[at] = np.repeat(ids, pixels.counts if isinstance(pixels, Pictures) else len(at) // len(digests))
     return symbols
 
 

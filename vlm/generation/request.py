@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vision_encoders import Picture, Pictures
+
 if TYPE_CHECKING:
     from vlm.generation.constraint import Matcher
+    from vlm.generation.reuse import External
     from vlm.generation.strategy import Strategy
 
 
@@ -18,7 +21,8 @@ class Request:
 
     Attributes:
         input_ids: int64 [P], media placeholders expanded.
-        pixel_values, pixel_values_videos: [N, 3, H, W] pixels of its images and of its video frames, or None.
+        pixel_values, pixel_values_videos: [N, 3, S, S] pixels of its images and of its video frames, or None; images
+            that keep their shapes come as `vision_encoders.Pictures`.
         answer_spans: (start, end) of earlier answers inside the prompt: on the ``response`` grid each starts anew.
         seed: of its sampling; two requests with the same seed and prompt get the same answer in any batch.
         strategy: how to decode it; None means as the rest of its batch.
@@ -27,7 +31,7 @@ class Request:
     """
 
     input_ids: torch.Tensor
-    pixel_values: torch.Tensor | None = None
+    pixel_values: torch.Tensor | Pictures | None = None
     pixel_values_videos: torch.Tensor | None = None
     answer_spans: list[tuple[int, int]] = field(default_factory=list)
     seed: int = 0
@@ -45,9 +49,12 @@ class Request:
         return {kind: [] if pixels is None else [_digest(kind, p) for p in pixels] for kind, pixels in kinds.items()}
 
 
-def _digest(kind: str, pixels: torch.Tensor) -> bytes:
-    values = pixels.detach().cpu().float().contiguous()
-    return blake2b(values.numpy().tobytes(), digest_size=16, key=f"{kind}{tuple(values.shape)}".encode()).digest()
+def _digest(kind: str, pixels: torch.Tensor | Picture) -> bytes:
+    views, plan = pixels if isinstance(pixels, Picture) else (pixels, None)
+    values = views.detach().cpu().float().contiguous()
+    digest = blake2b(values.numpy().tobytes(), digest_size=16, key=f"{kind}{tuple(values.shape)}".encode())
+    digest.update(b"" if plan is None else repr(plan).encode())  # the same views may be arranged in several ways
+    return digest.digest()
 
 
 @dataclass(eq=False)
@@ -65,12 +72,21 @@ class State:
         confidence: probability of the canvas's tokens when they were committed: 1 for given and forced ones, NaN at
             open slots.
         step: denoising steps the open block has had.
+        fence: the slot of the open block from which slots wait, where the spans set one for the block's whole life.
+        proposed: the open block with the last pass's proposals in its open slots; empty before the first pass.
+        stable: how many passes in a row have proposed that, less one.
+        credit: of tokens that were an open slot's best before, by slot and token (`rescore.Credit`).
+        rest: filled slots that a sliding window takes along into its next block, and their confidence.
+        blocks: (start, end) of closed blocks, where their sizes vary.
         draft: tokens behind the final ones that wait to be verified (speculative mode); None when there are none.
+        external: what the open block keeps of its attention over everything before it (`reuse.FlashBlock`).
+        kept: under full attention, the token of every position whose KV the cache holds (`whole`).
         logprobs: log-probability of every generated token under the model, constraint included; 0 for forced ones.
         prompt_embeds: [P, D] of a prompt with media, while some of its rows have no KV.
         matcher: where the request stands in its grammar.
         forwards: forward passes in which the request had rows.
-        finish_reason: ``stop`` (end token, stop string or a grammar at its end) or ``length``; None while it runs.
+        finish_reason: ``stop`` (end token, stop string or a grammar at its end), ``repetition`` or ``length``; None
+            while it runs.
         prefill_s, decode_s: seconds of its first forward pass (media encoding included) and of all later ones.
     """
 
@@ -86,7 +102,15 @@ class State:
     canvas: list[int] | None = None
     confidence: list[float] = field(default_factory=list)
     step: int = 0
+    fence: int | None = None
+    proposed: list[int] = field(default_factory=list)
+    stable: int = 0
+    credit: dict[int, dict[int, float]] = field(default_factory=dict)
+    rest: list[tuple[int, float]] = field(default_factory=list)
+    blocks: list[tuple[int, int]] = field(default_factory=list)
     draft: list[int] | None = None
+    external: "External | None" = None
+    kept: dict[int, int] = field(default_factory=dict)
     logprobs: list[float] = field(default_factory=list)
     forwards: int = 0
     finish_reason: str | None = None

@@ -22,12 +22,16 @@ class Scores:
         probability: of that token under the model's own distribution, in [0, 1].
         entropy: of the model's own distribution, nats.
         margin: probability of the most probable token less that of the second, in [0, 1].
+        gap: logit of the most probable token less that of the second, at least 0; infinite where there is no second.
+        rank: higher is better: what decides which slots are the best. The probability, unless `rescore` changes it.
     """
 
     token: torch.Tensor
     probability: torch.Tensor
     entropy: torch.Tensor
     margin: torch.Tensor
+    gap: torch.Tensor
+    rank: torch.Tensor
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Scores":
         """New scores with ``function`` applied to every field."""
@@ -59,12 +63,17 @@ class Sampler:
         top = p.topk(min(2, p.shape[-1]), dim=-1)
         entropy = -torch.where(p > 0, p * log_p, 0.0).sum(-1)
         margin = top.values[:, 0] - top.values[:, -1] if p.shape[-1] > 1 else torch.ones_like(entropy)
+        first, second = log_p.gather(-1, top.indices[:, :1]), log_p.gather(-1, top.indices[:, -1:])
+        gap = (first - second).squeeze(-1) if p.shape[-1] > 1 else torch.full_like(entropy, torch.inf)
         if self.temperature == 0:
             tokens = logits.argmax(-1)
         else:
-            tempered = self._filter(logits / self.temperature).softmax(-1)
+            # From the largest down: whatever the temperature, it stays finite and the others at worst become -inf.
+            below = logits - logits.amax(-1, keepdim=True)
+            tempered = self._filter(below / max(self.temperature, torch.finfo(logits.dtype).tiny)).softmax(-1)
             tokens = torch.cat([torch.multinomial(row, 1, generator=g) for row, g in zip(tempered, generators)])
-        return Scores(tokens, p.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), entropy, margin)
+        probability = p.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        return Scores(tokens, probability, entropy, margin, gap, probability)
 
     def _filter(self, logits: torch.Tensor) -> torch.Tensor:
         if 0 < self.top_k < logits.shape[-1]:

@@ -1,6 +1,14 @@
-"""Which slots exist: the block grid, and when a block opens and closes."""
+"""Which slots exist: the block grid, and when a block opens and closes.
 
+What every kind of spans has: ``mode``, ``size`` (the largest block it opens), ``open``, and for those whose blocks are
+denoised ``fence``, the slot of an open block from which slots have to wait. ``slides`` spans give up the filled slots
+at a block's front without waiting for the others; ``varies`` spans open blocks of several sizes. Blocks that follow
+the answer as it is written are in `windows` and `sizes`.
+"""
+
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from vlm.config import DiffusionTraits
 from vlm.generation.request import State
@@ -15,6 +23,9 @@ class FixedBlocks:
 
     size: int
     origin: str
+    mode: ClassVar[str] = "block"
+    slides: ClassVar[bool] = False
+    varies: ClassVar[bool] = False
 
     @classmethod
     def for_checkpoint(cls, traits: DiffusionTraits, size: int | None) -> "FixedBlocks":
@@ -27,13 +38,16 @@ class FixedBlocks:
 
     def open(self, state: State, mask_token_id: int) -> None:
         """Give ``state`` a new canvas behind its final tokens: what is known there, and masks."""
-        length = len(state.tokens)
-        state.block_start = length // self.size * self.size if self.origin == "sequence" else length
-        known = state.tokens[state.block_start :]
-        given = state.request.canvas or []
-        slots = range(length - state.prompt_length, length - state.prompt_length + self.size - len(known))
-        state.canvas = known + [given[i] if i < len(given) else mask_token_id for i in slots]
-        state.step = 0
+        open_block(state, mask_token_id, self.size, self.origin)
+
+    def fence(self, state: State, slots: list[int], tokens: list[int], probabilities: list[float]) -> int:
+        """The slot from which slots wait for those before it.
+
+        Args:
+            slots: open slots that this pass decides, in order.
+            tokens, probabilities: proposals, by slot.
+        """
+        return len(state.canvas)
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,9 @@ class SingleTokens:
     """Autoregressive decoding: blocks of one slot, read from the clean row before it."""
 
     size: int = 1
+    mode: ClassVar[str] = "ar"
+    slides: ClassVar[bool] = False
+    varies: ClassVar[bool] = False
 
     @classmethod
     def for_checkpoint(cls, traits: DiffusionTraits) -> "SingleTokens":
@@ -53,9 +70,10 @@ class SingleTokens:
         return cls()
 
     def open(self, state: State, mask_token_id: int) -> None:
-        given, index = state.request.canvas or [], len(state.tokens) - state.prompt_length
-        state.block_start, state.step = len(state.tokens), 0
-        state.canvas = [given[index] if index < len(given) else mask_token_id]
+        open_block(state, mask_token_id, 1, "response")
+
+    def fence(self, state: State, slots: list[int], tokens: list[int], probabilities: list[float]) -> int:
+        return 1
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,9 @@ class Drafts:
 
     size: int
     shift: int
+    mode: ClassVar[str] = "speculative"
+    slides: ClassVar[bool] = False
+    varies: ClassVar[bool] = False
 
     @classmethod
     def for_checkpoint(cls, traits: DiffusionTraits, size: int | None) -> "Drafts":
@@ -80,8 +101,27 @@ class Drafts:
 
     def open(self, state: State, mask_token_id: int) -> None:
         known = state.tokens[-1:] if self.shift == 1 and len(state.tokens) > state.prompt_length else []
-        state.block_start, state.step = len(state.tokens) - len(known), 0
-        state.canvas = known + [mask_token_id] * (self.size - len(known))
+        begin(state, len(state.tokens) - len(known), known + [mask_token_id] * (self.size - len(known)), mask_token_id)
+
+    def fence(self, state: State, slots: list[int], tokens: list[int], probabilities: list[float]) -> int:
+        return self.size
+
+
+def open_block(state: State, mask_token_id: int, size: int, origin: str) -> None:
+    """Give ``state`` a new canvas behind its final tokens: what is known there or given, and masks."""
+    length = len(state.tokens)
+    start = length // size * size if origin == "sequence" else length
+    known = state.tokens[start:]
+    given = state.request.canvas or []
+    slots = range(length - state.prompt_length, length - state.prompt_length + size - len(known))
+    begin(state, start, known + [given[i] if i < len(given) else mask_token_id for i in slots], mask_token_id)
+
+
+def begin(state: State, start: int, canvas: list[int], mask_token_id: int) -> None:
+    """A block's state at its beginning."""
+    state.block_start, state.canvas, state.step = start, canvas, 0
+    state.confidence = [math.nan if token == mask_token_id else 1.0 for token in canvas]
+    state.fence, state.proposed, state.stable, state.credit = None, [], 0, {}
 
 
 def trained_size(traits: DiffusionTraits, size: int | None) -> int:

@@ -5,12 +5,22 @@ from dataclasses import dataclass
 
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast, RepetitionPenaltyLogitsProcessor
 
+from vlm.generation.blocks import Rule
 from vlm.generation.commit import CommitPolicy
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.constraint import Grammar, Matcher, tokenizer_for
 from vlm.generation.finish import Finish
+from vlm.generation.learn2pd import Learn2PD, check_filter
+from vlm.generation.rescore import Credit
+from vlm.generation.reuse import FlashBlock
 from vlm.generation.scoring import Sampler
+from vlm.generation.sizes import DelimitedBlocks, TwoStages
+from vlm.generation.slots import caching_of, other, rules_of, spans_of
 from vlm.generation.spans import Drafts, FixedBlocks, SingleTokens
+from vlm.generation.whole import DelayedKV, DualKV, PrefixKV
+from vlm.generation.windows import DeferredWindow, Streaming
+
+Spans = FixedBlocks | SingleTokens | Drafts | DeferredWindow | Streaming | DelimitedBlocks | TwoStages
 
 
 @dataclass(frozen=True)
@@ -26,9 +36,12 @@ class Strategy:
         max_new_tokens: longest answer.
         new_matcher: makes a request's matcher where the answer must keep to a grammar.
         processors: transformers logits processors, applied at every pass with the final tokens as ``input_ids``.
+        rules: what scoring and finish strategies change about the choice of slots.
+        credit: what earlier proposals add to the logits.
+        caching: what an open block takes from earlier passes.
     """
 
-    spans: FixedBlocks | SingleTokens | Drafts
+    spans: Spans
     commit: CommitPolicy
     sampler: Sampler
     finish: Finish
@@ -36,10 +49,13 @@ class Strategy:
     max_new_tokens: int
     new_matcher: Callable[[], Matcher] | None = None
     processors: LogitsProcessorList | None = None
+    rules: tuple[Rule, ...] = ()
+    credit: Credit | None = None
+    caching: FlashBlock | PrefixKV | DualKV | DelayedKV | None = None
 
     @property
     def mode(self) -> str:
-        return {SingleTokens: "ar", Drafts: "speculative", FixedBlocks: "block"}[type(self.spans)]
+        return self.spans.mode
 
 
 def build_strategy(
@@ -53,7 +69,7 @@ def build_strategy(
 
     Args:
         grammar: what the answer must keep to.
-        tokenizer: needed for ``stop_strings`` and for a grammar.
+        tokenizer: needed for ``stop_strings``, for a grammar, and for spans that look for a text.
 
     Raises:
         ValueError: for a setting outside its range, or one that the checkpoint's traits do not allow.
@@ -68,15 +84,22 @@ def build_strategy(
         raise ValueError(f"stop_strings {list(stops)} must be texts")
     if (stops or grammar) and tokenizer is None:
         raise ValueError("stop strings and grammars need a tokenizer")
+    slots = config.slots or {}
+    spans, commit = _spans(model.config.traits, config, tokenizer), config.commit_policy()
+    if isinstance(commit, Learn2PD) and commit.accept < 1:
+        check_filter(commit.filter, model, spans.size)
     return Strategy(
-        spans=_spans(model.config.traits, config),
-        commit=config.commit_policy(),
+        spans=spans,
+        commit=commit,
         sampler=Sampler(config.temperature or 0.0, config.top_k or 0, config.top_p or 1.0),
-        finish=Finish(ends, stops, tokenizer.decode if stops else None),
+        finish=Finish(ends, stops, tokenizer.decode if stops else None, other(slots, "repetition")),
         suppress_tokens=tuple(sorted({model.config.traits.mask_token_id, *(config.suppress_tokens or [])})),
         max_new_tokens=config.max_new_tokens,
         new_matcher=None if grammar is None else _matchers(model, grammar, tokenizer, ends),
         processors=_processors(config, processors),
+        rules=rules_of(slots),
+        credit=other(slots, "credit"),
+        caching=caching_of(slots, model),
     )
 
 
@@ -92,16 +115,17 @@ def _matchers(model, grammar: Grammar, tokenizer: PreTrainedTokenizerFast, ends:
     return lambda: Matcher(grammar, tokenizer_for(tokenizer), vocab_size, ends)
 
 
-def _spans(traits, config: BlockGenerationConfig) -> FixedBlocks | SingleTokens | Drafts:
+def _spans(traits, config: BlockGenerationConfig, tokenizer) -> Spans:
     if config.mode == "ar":
         return SingleTokens.for_checkpoint(traits)
-    kind = Drafts if config.mode == "speculative" else FixedBlocks
-    return kind.for_checkpoint(traits, config.block_size)
+    if config.mode == "speculative":
+        return Drafts.for_checkpoint(traits, config.block_size)
+    return spans_of(config.slots or {}, traits, config.block_size, tokenizer)
 
 
 def _check_traits(traits) -> None:
-    if traits.context_attention == "full":
-        raise ValueError("context_attention 'full' has no exact KV across blocks, which this decoder relies on")
+    if traits.context_attention == "full" and traits.prediction_shift != 0:
+        raise ValueError("context_attention 'full' with prediction_shift 1 is not supported by this decoder")
     for name, value in (("media_attention", "bidirectional"), ("positions", "mrope")):
         if getattr(traits, name) == value:
             raise ValueError(f"{name} {value!r} is not supported by this decoder")

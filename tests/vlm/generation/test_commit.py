@@ -15,9 +15,14 @@ from hypothesis import strategies as st
 
 from vlm.generation.commit import (
     BACD,
+    CAD,
     POLICIES,
+    Doubling,
     EntropyBounded,
+    Explore,
     Factor,
+    Hierarchical,
+    Learn2PD,
     LocalLeap,
     Sequential,
     Static,
@@ -43,7 +48,8 @@ class Grid:
 
     def select(self, policy) -> torch.Tensor:
         token = torch.zeros_like(self.is_open, dtype=torch.long)
-        scores = Scores(token, self.probability, self.entropy, self.probability / 2)
+        half = self.probability / 2
+        scores = Scores(token, self.probability, self.entropy, half, half, self.probability)
         return policy.select(scores, self.is_open, self.step, self.size, self.committed)
 
     def rows(self, index) -> "Grid":
@@ -94,7 +100,14 @@ policies = st.one_of(
     st.tuples(taus, taus).map(lambda pair: BACD(min(pair), max(pair))),
     st.tuples(taus, taus, st.integers(0, 10)).map(lambda t: LocalLeap(max(t[:2]), min(t[:2]), t[2])),
     st.builds(WeDLM, sixty_fourths(192), sixty_fourths(16)),
+    st.tuples(taus, st.integers(1, 9), st.integers(0, 9)).map(lambda t: CAD(t[0], t[1], t[1] + t[2])),
+    st.just(Doubling()),
+    st.builds(Explore, taus, st.integers(0, 4), st.integers(1, 9)),
+    st.tuples(taus, taus, st.booleans()).map(lambda t: Hierarchical(max(t[:2]), min(t[:2]), t[2])),
+    st.builds(Learn2PD, st.just(""), st.just(1.0), st.one_of(st.none(), st.integers(1, 12))),
 )
+# In these a slot's neighbours count, or its place from the left.
+PLACED = Sequential | WeDLM | Explore | Hierarchical
 
 
 def restated(policy, grid: Grid, row: int) -> set[int]:
@@ -108,7 +121,7 @@ def restated(policy, grid: Grid, row: int) -> set[int]:
     by_confidence = sorted(slots, key=lambda i: (-confidence[i], i))
     if isinstance(policy, Sequential):
         return set(slots[: policy.count])
-    if isinstance(policy, Static):
+    if isinstance(policy, Static | Learn2PD):  # a filter that accepts nothing leaves the quota
         return set(by_confidence[: static_schedule(policy.steps, grid.size[row].item(), grid.step[row].item())])
     if isinstance(policy, Threshold):
         passing = {i for i in slots if confidence[i] > policy.tau or confidence[i] == policy.tau and not policy.strict}
@@ -126,9 +139,45 @@ def restated(policy, grid: Grid, row: int) -> set[int]:
         anchors = [i for i in slots if confidence[i] >= policy.tau]
         near = {i for i in slots for a in anchors if a - policy.radius <= i <= a + policy.radius}
         return {*anchors, *(i for i in near if confidence[i] >= policy.relaxed)} or {by_confidence[0]}
+    if isinstance(policy, CAD):
+        count = sum(confidence[i] >= policy.tau for i in slots)
+        return set(by_confidence[: min(max(count, policy.least), policy.most)])
+    if isinstance(policy, Doubling):
+        return set(by_confidence[: 2 ** grid.step[row].item()])
+    if isinstance(policy, Explore):
+        chosen = {i for i in slots if confidence[i] >= policy.tau} or {by_confidence[0]}
+        near = [i for i in slots if i not in chosen][: policy.reach]
+        probe = max(near, key=lambda i: (unsure(grid, row, i), -i), default=None)
+        return chosen | {probe} if len(chosen) < policy.least and near else chosen
+    if isinstance(policy, Hierarchical):
+        return restated_hierarchical(policy, slots, confidence)
     assert isinstance(policy, WeDLM)
     dear = {i: entropy[i] + (i - slots[0]) * Fraction(policy.penalty) if entropy[i] < WORST else WORST for i in slots}
     return {i for i in slots if dear[i] < policy.tau} or {min(slots, key=lambda i: (dear[i], i))}
+
+
+def unsure(grid: Grid, row: int, slot: int) -> Fraction:
+    """A slot's entropy, infinity the highest and NaN the lowest."""
+    entropy = grid.entropy[row, slot].item()
+    return -WORST if math.isnan(entropy) else Fraction(entropy) if math.isfinite(entropy) else WORST
+
+
+def restated_hierarchical(policy: Hierarchical, slots: list[int], confidence: dict) -> set[int]:
+    """Cuts the open slots into runs, then looks at each."""
+    passes = (lambda c, bar: c > bar) if policy.strict else (lambda c, bar: c >= bar)
+    runs: list[list[int]] = []
+    for i in slots:
+        if runs and runs[-1][-1] == i - 1:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    leaders = [max(run, key=lambda i: (confidence[i], -i)) for run in runs]
+    chosen = {i for i in slots if passes(confidence[i], policy.tau)}
+    return (
+        chosen
+        | {i for i in leaders if passes(confidence[i], policy.low)}
+        | {max(slots, key=lambda i: (confidence[i], -i))}
+    )
 
 
 def static_schedule(steps: int | None, size: int, step: int) -> int:
@@ -178,7 +227,7 @@ def test_commits_within_the_open_slots_and_never_nothing(grid: Grid, policy, jun
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", sorted(POLICIES.keys() - {"learn2pd"}))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_scores_that_are_all_nan_or_infinite_still_commit(value: float, name: str, dtype: torch.dtype):
     is_open = torch.tensor([[False, True, True], [False, False, False], [False, False, True]])
@@ -201,7 +250,7 @@ def test_rows_do_not_see_each_other(grid: Grid, policy, random):
 @settings(max_examples=100, deadline=None)
 @given(
     grids(nan=False, distinct=True),
-    policies.filter(lambda policy: not isinstance(policy, Sequential | WeDLM)),
+    policies.filter(lambda policy: not isinstance(policy, PLACED)),
     st.randoms(use_true_random=False),
 )
 def test_rules_without_positions_do_not_care_for_the_order_of_slots(grid: Grid, policy, random):
@@ -228,6 +277,11 @@ def test_asking_for_more_commits_a_subset(grid: Grid, a: float, b: float, radius
         (LocalLeap(high, low, radius), LocalLeap(high, low, radius + 1)),
         (WeDLM(low), WeDLM(high)),
         (Sequential(1 + radius), Sequential(2 + radius)),
+        (CAD(high, 1, 9), CAD(low, 1, 9)),
+        (CAD(low, 1, 1 + radius), CAD(low, 1, 2 + radius)),
+        (Explore(low, 0), Explore(low, 1 + radius)),
+        (Hierarchical(high, low), Hierarchical(low, low)),
+        (Hierarchical(high, low, strict=True), Hierarchical(high, low)),
         (Static(2 + radius), Static(1 + radius)),
     ]
     grid.step = torch.zeros_like(grid.step)
@@ -241,9 +295,11 @@ def test_identities_between_policies(grid: Grid, tau: float, radius: int):
     """Each policy, with what makes it special turned off, is another one."""
     top_1 = grid.select(Static(None))
     threshold = grid.select(Threshold(tau))
-    for policy in (Threshold(INF), Threshold(1.0, strict=True), Factor(0), BACD(INF, INF), LocalLeap(INF, INF)):
+    for policy in (Threshold(INF), Threshold(1.0, strict=True), Factor(0), BACD(INF, INF), LocalLeap(INF, INF),
+                   CAD(INF), Explore(INF, least=1), Hierarchical(INF, INF), Learn2PD(accept=1.0)):  # fmt: skip
         assert torch.equal(grid.select(policy), top_1), policy
-    for policy in (BACD(tau, tau), LocalLeap(tau, tau, radius), LocalLeap(tau, tau / 2 if tau < INF else 0.0, 0)):
+    for policy in (BACD(tau, tau), LocalLeap(tau, tau, radius), LocalLeap(tau, tau / 2 if tau < INF else 0.0, 0),
+                   CAD(tau, 1, 9), Explore(tau, least=0), Explore(tau, least=1), Hierarchical(tau, tau)):  # fmt: skip
         assert torch.equal(grid.select(policy), threshold), policy
     lowest_entropy = grid.select(EntropyBounded(0))
     assert torch.equal(grid.select(WeDLM(tau=0, penalty=0)), lowest_entropy)
@@ -262,8 +318,9 @@ def test_policies_at_their_extremes(grid: Grid):
     grid.committed = torch.full_like(grid.probability, NAN)
     assert torch.equal(grid.select(BACD(0.25, 0.75)), grid.select(Threshold(0.75))), "BACD in a fresh block"
     narrow = grid.slots([0])
-    for make in POLICIES.values():
-        assert torch.equal(narrow.select(make()), narrow.is_open), "a block of one slot leaves no choice"
+    for name, make in POLICIES.items():
+        if name != "learn2pd":  # its default wants a filter
+            assert torch.equal(narrow.select(make()), narrow.is_open), "a block of one slot leaves no choice"
 
 
 @settings(max_examples=60, deadline=None)
@@ -280,6 +337,16 @@ def test_a_static_block_takes_exactly_its_steps(size: int, steps: int | None, se
         is_open &= ~chosen
     assert not is_open.any()
     assert counts == sorted(counts, reverse=True) and counts[0] - counts[-1] <= 1
+
+
+@pytest.mark.parametrize("size", range(1, 34))
+def test_doubling_takes_the_fewest_powers_of_two_that_sum_to_the_block(size: int):
+    is_open, steps = torch.ones(1, size, dtype=torch.bool), 0
+    while is_open.any():
+        score = torch.rand(1, size)
+        grid = Grid(score, score, is_open, torch.tensor([steps]), torch.tensor([size]), score)
+        is_open, steps = is_open & ~grid.select(Doubling()), steps + 1
+    assert steps == math.ceil(math.log2(size + 1))
 
 
 def choose(policy, probability: list[float], entropy: list[float] | None = None, committed=None) -> list[int]:
@@ -308,13 +375,19 @@ def test_worked_examples():
     assert choose(BACD(), [0.7, 0.7, 0.65]) == [0, 1], "a fresh block asks for its best confidence"
     assert choose(BACD(), [0.91, 0.89, 0.0], committed=[NAN, NAN, 0.99]) == [0], "a good one raises it to 0.9"
     assert choose(WeDLM(0.4, 0.1), [0.0] * 4, [0.35, 0.35, 0.1, 0.2]) == [0, 2]
+    assert choose(CAD(0.9, 2, 3), [0.1, 0.2, 0.95, 0.3]) == [2, 3], "no fewer than two"
+    assert choose(CAD(0.9, 1, 2), [0.91, 0.92, 0.95, 0.3]) == [1, 2], "no more than two"
+    assert choose(Explore(0.9, 2, 2), [0.95, 0.1, 0.2, 0.3], [0.1, 1.0, 2.0, 3.0]) == [0, 2], "of the two leftmost"
+    past = [NAN, NAN, 0.9, NAN, NAN]
+    assert choose(Hierarchical(), [0.3, 0.5, 0.0, 0.4, 0.2], committed=past) == [1, 3], "one of each run"
+    assert choose(Hierarchical(strict=True), [0.3, 0.5, 0.0, 0.4, 0.2], committed=past) == [1]
     assert choose(WeDLM(0.3 + 1e-9, 0.1), [0.0] * 4) == [0, 1, 2, 3], "the penalty is as precise as the entropy"
     assert choose(WeDLM(0.0, 0.1), [0.0] * 4, [0.35, 0.35, 0.1, 0.2]) == [2]
 
 
 def test_bacd_without_a_history_is_refused():
     grid = torch.rand(1, 4)
-    scores = Scores(torch.zeros(1, 4, dtype=torch.long), grid, grid, grid)
+    scores = Scores(torch.zeros(1, 4, dtype=torch.long), grid, grid, grid, grid, grid)
     one = torch.tensor([1])
     with pytest.raises(ValueError, match="BACD needs the confidences"):
         BACD().select(scores, grid > 0, one, one)
@@ -338,6 +411,11 @@ def test_bacd_without_a_history_is_refused():
         (lambda: LocalLeap(NAN), "tau nan must be a number"),
         (lambda: LocalLeap(radius=-1), "radius -1 must be at least 0"),
         (lambda: WeDLM(NAN), "tau nan must be a number"),
+        (lambda: CAD(least=0), "least 0 must be at least 1"),
+        (lambda: CAD(least=3, most=2), "most 2 must be at least 3, as many as least"),
+        (lambda: Explore(reach=0), "reach 0 must be at least 1"),
+        (lambda: Hierarchical(0.3), "low 0.4 must be a number no greater than tau 0.3"),
+        (lambda: Learn2PD(steps=0), "steps 0 must be at least 1"),
         (lambda: WeDLM(penalty=-0.1), "penalty -0.1 must be a finite number of at least 0"),
         (lambda: WeDLM(penalty=INF), "penalty inf must be a finite number of at least 0"),
     ],
@@ -358,6 +436,11 @@ def test_policies_are_hashable_values_with_the_published_defaults():
         "bacd": BACD(0.6, 0.9),
         "localleap": LocalLeap(0.9, 0.75, 4),
         "wedlm": WeDLM(0.4, 0.02),
+        "cad": CAD(0.95, 1, 32),
+        "doubling": Doubling(),
+        "explore": Explore(0.9, 2, 4),
+        "hierarchical": Hierarchical(0.9, 0.4),
+        "learn2pd": Learn2PD("", 0.9, None),
     }
     assert len({make() for make in POLICIES.values()}) == len(POLICIES)
     with pytest.raises(dataclasses.FrozenInstanceError):

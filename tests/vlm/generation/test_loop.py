@@ -247,8 +247,13 @@ def test_illegal_combinations_name_the_trait():
     with pytest.raises(ValueError, match="mode 'ar' needs causal context.*block_causal"):
         model.generate(ids, mode="ar")
     full, _ = tiny_model(context_attention="full")
-    with pytest.raises(ValueError, match="'full' has no exact KV"):
-        full.generate(ids)
+    with pytest.raises(ValueError, match="mode 'ar' needs causal context.*full"):
+        full.generate(ids, mode="ar")
+    with pytest.raises(ValueError, match="cannot be continued under context_attention 'full'"):
+        full.generate(ids, past_key_values=BlockCache(full.config.text_config, 1))
+    shifted, _ = tiny_model(context_attention="full", prediction_shift=1)
+    with pytest.raises(ValueError, match="'full' with prediction_shift 1 is not supported"):
+        shifted.generate(ids)
 
 
 def test_prompts_that_cannot_be_continued_are_refused():
