@@ -67,7 +67,7 @@ class SampleAnswers:
 def questions(trainer) -> list[Prepared]:
     """The samples whose first question is asked: as many as the recipe says, or all that can be used.
 
-    None of a model with ``full`` attention: without an exact cache its answers take longer than the steps between them.
+    None of a model with ``full`` attention: without an exact cache, answering takes longer than training in between.
     """
     recipe, count = trainer.recipe, trainer.recipe.sample_answers
     if trainer.model.config.traits.context_attention == "full":
