@@ -72,7 +72,8 @@ def test_other_kinds(tmp_path, capsys):
     stock = llada(tmp_path / "llada")
     found = told(tmp_path / "llada", capsys)
     assert found["parts"]["language_model"][0] == sum(p.numel() for p in stock.parameters())
-    assert "no exact KV" in found["modes"]["block"]
+    assert found["modes"]["block"] is None
+    assert all("full" in found["modes"][mode] for mode in ("ar", "speculative"))
     linear = sum(m.weight.numel() for m in stock.model.modules() if isinstance(m, torch.nn.Linear))
     assert found["memory"]["float32"] - found["memory"]["int8 decoder, rest float32"] > 2 * linear
     save(language_model("llama", 300), bare_tokenizer(), tmp_path / "ar")
