@@ -1,8 +1,9 @@
 """Pictures labelled place by place: what a vision tower is warmed up on before a language model reads from it.
 
 Every picture is cut into the tower's grid, and every cell is told what stands there: the color, shape and size of the
-thing in its ninth of a scene, the name of the object that covers its middle, or the letters on it. Dense labels teach
-a tower in minutes what answers in words, a few bits a picture, would take days to.
+thing in its ninth of a scene, the name of the object that covers its middle, the letters on it, or of which mark of a
+chart it is a part. Dense labels teach a tower in minutes what answers in words, a few bits a picture, would take days
+to.
 """
 
 import string
@@ -11,15 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipelines.playground import canvas, objects
+from data_pipelines.playground import canvas, charts, objects
 from data_pipelines.playground.base import Split, pick
 from data_pipelines.playground.scene import COLORS, MAX_THINGS, SHAPES, SIZES, draw, random_scene
 from data_pipelines.playground.words import word
 
 IGNORED = -100  # the label of places that a picture says nothing about
 GLYPHS = string.ascii_letters + string.digits + ".,:"
+MARKS = (*charts.NAMED, *(label for family in charts.LABELS for label in family))
 SUBROWS, SUBCOLUMNS = 2, 6  # a cell's letters: at 32 px a cell the narrowest letters still get a slot each
 LEADING = (1.2, 1.9)  # line height in em, fewest and most
+QUARTERS = 4  # a chart's marks can be narrower than a cell, but not than half of one
+FINE = 8  # how much finer than the grid a chart's zones are drawn
 CHUNKS = {1: 10.5, 2: 4.8}  # pieces of text on a line: the widest piece in em
 
 
@@ -38,6 +42,9 @@ def labels() -> dict[str, Label]:
         **scene,
         "object": Label(len(objects.things())),
         "glyph": Label(len(GLYPHS), SUBROWS * SUBCOLUMNS),
+        "mark": Label(len(MARKS), QUARTERS),
+        "value": Label(charts.TOP, QUARTERS),
+        "rank": Label(3, QUARTERS),  # smallest, between, largest
     }
 
 
@@ -92,6 +99,23 @@ def glyph_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], ma
     return canvas.finish(rng, picture), {"glyph": cells.reshape(grid[0] * grid[1], -1)}
 
 
+def chart_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], max_side: int) -> Labelled:
+    """A chart; every quarter of a cell tells the name, the value and the rank of the mark in whose zone it lies."""
+    item = charts.make(rng, split, 1, max_side)
+    picture, values = item.media[0], item.meta["values"]
+    fine = Image.new("L", (grid[1] * FINE, grid[0] * FINE))  # 1 + the number of the mark, 0 for none
+    scale = fine.width / picture.width, fine.height / picture.height
+    pen = ImageDraw.Draw(fine)
+    for number, zone in enumerate(item.meta["zones"]):
+        pen.polygon([(x * scale[0], y * scale[1]) for x, y in zone], fill=1 + number)
+    quarters = np.asarray(fine)[FINE // 4 :: FINE // 2, FINE // 4 :: FINE // 2].reshape(grid[0], 2, grid[1], 2)
+    marks = quarters.transpose(0, 2, 1, 3).reshape(-1, QUARTERS)  # [h * w, 4]
+    ranks = [1 + (value > min(values)) + (value == max(values)) for value in values]
+    names = [1 + MARKS.index(label) for label in item.meta["labels"]]
+    told = {"mark": names, "value": values, "rank": ranks}
+    return picture, {name: np.array([0, *found], np.int64)[marks] for name, found in told.items()}
+
+
 def _line(rng: np.random.Generator, split: Split, font: str) -> list[str]:
     count = pick(rng, tuple(CHUNKS))
     return [_piece(rng, split, font, CHUNKS[count]) for _ in range(count)]
@@ -135,4 +159,4 @@ def _middles(x: float, piece: str, face) -> list[tuple[float, str]]:
     return [(x + (start + end) / 2, glyph) for start, end, glyph in pairs if glyph != " "]
 
 
-PAGES = {"scenes": scene_page, "objects": object_page, "glyphs": glyph_page}
+PAGES = {"scenes": scene_page, "objects": object_page, "glyphs": glyph_page, "charts": chart_page}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.playground import canvas, dense, objects
+from data_pipelines.playground import canvas, charts, dense, objects
 from data_pipelines.playground.scene import COLORS, POSITIONS
 
 GRID = (6, 6)
@@ -77,6 +77,33 @@ def test_letters_stand_in_reading_order(monkeypatch):
         slots = found["glyph"].reshape(*GRID, dense.SUBROWS, dense.SUBCOLUMNS).transpose(0, 2, 1, 3).reshape(12, 36)
         lines = ["".join(dense.GLYPHS[v - 1] for v in row if v) for row in slots]
         assert set(lines) == {"", "Ab3.d"}
+
+
+def test_every_mark_of_a_chart_is_told_with_its_value_and_rank():
+    for i in range(40):
+        item = charts.make(np.random.default_rng([5, i]), "train", 1, 320)
+        _, found = dense.chart_page(np.random.default_rng([5, i]), "train", (6, 6), 320)
+        told = set(zip(*(found[name].flatten().tolist() for name in ("mark", "value", "rank")))) - {(0, 0, 0)}
+        ordered = sorted(item.meta["values"])
+        ranks = {ordered[0]: 1, **dict.fromkeys(ordered[1:-1], 2), ordered[-1]: 3}
+        pairs = zip(item.meta["labels"], item.meta["values"])
+        assert told == {(1 + dense.MARKS.index(label), value, ranks[value]) for label, value in pairs}
+
+
+def test_what_is_painted_in_a_color_is_the_mark_of_that_name():
+    right = []
+    for i in range(60):
+        item = charts.make(np.random.default_rng([5, i]), "train", 1, 320)
+        if not item.meta["by_color"]:
+            continue
+        picture, found = dense.chart_page(np.random.default_rng([5, i]), "train", (6, 6), 320)
+        marks = found["mark"].reshape(6, 6, 2, 2).transpose(0, 2, 1, 3).reshape(12, 12)
+        for row, column in np.ndindex(12, 12):
+            at = (int((column + 0.5) / 12 * picture.width), int((row + 0.5) / 12 * picture.height))
+            for label, color in charts.NAMED.items():
+                if max(abs(a - b) for a, b in zip(picture.convert("RGB").getpixel(at), color)) < 12:
+                    right.append(dense.MARKS[marks[row, column] - 1] == label)
+    assert len(right) > 200 and np.mean(right) > 0.98  # on the border of two slices rounding decides
 
 
 @pytest.mark.parametrize("kind", dense.PAGES)
