@@ -42,6 +42,14 @@ PHRASINGS = {
         "What are all the values?",
         "Go through the chart: which label has which value?",
     ),
+    "ranked": (  # in training only, like everything
+        "Name all labels from the smallest to the largest value.",
+        "Sort the labels by value, smallest first.",
+        "What are the labels in rising order of their values?",
+        "List the labels, the smallest value first.",
+        "Put the labels in order of value, from the lowest up.",
+        "Which labels are there, from the least to the most?",
+    ),
     "largest": (
         "Which {mark} is the {most}?",
         "Which {mark} has the largest value?",
@@ -117,10 +125,8 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
     width, height, em = canvas.frame(rng, *_needs(plan, paper.font), max_side)
     image = canvas.blank(width, height, paper)
     zones = paint(rng, image, paper, plan, Area(0.3 * em, 0.2 * em, width - 0.3 * em, height - 0.2 * em, em))
-    pairs = zip(plan.labels, plan.values, strict=True)
-    shown = [f"{label} {value}" for label, value in pairs if readable(value, plan.step)]
-    everything = Fact("everything", ", ".join(shown))
-    turns, asked = ask(rng, split, FAMILY, PHRASINGS, _facts(rng, plan), n_turns, everything)
+    facts, everything = _facts(rng, plan), _everything(plan, ranked=split == "train" and rng.random() < 0.5)
+    turns, asked = ask(rng, split, FAMILY, PHRASINGS, facts, n_turns, everything)
     meta: dict[str, Any] = {"kind": plan.kind, "labels": list(plan.labels), "values": list(plan.values)}
     meta |= {"by_color": plan.by_color, "step": plan.step, "zones": zones, "em": em, "asked": asked}
     meta |= {"font": paper.font, "ink": paper.ink, "papers": [paper.background, paper.shade]}
@@ -196,6 +202,14 @@ def _facts(rng: np.random.Generator, plan: Plan) -> list[Fact]:
     facts.append(values.pop(int(rng.integers(len(values)))))
     first = facts.pop(int(rng.integers(3)))
     return [first, *facts, *values, *rest]
+
+
+def _everything(plan: Plan, ranked: bool) -> Fact:
+    """All that can be read, or all labels by ascending value: the look at every mark that a comparison needs."""
+    pairs = list(zip(plan.values, plan.labels, strict=True))
+    if ranked:
+        return Fact("ranked", ", ".join(label for _, label in sorted(pairs)))
+    return Fact("everything", ", ".join(f"{label} {value}" for value, label in pairs if readable(value, plan.step)))
 
 
 def _pairs(rng: np.random.Generator, plan: Plan, names: dict[str, str]) -> Sequence[Fact]:
