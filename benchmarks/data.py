@@ -5,7 +5,8 @@
     python -m benchmarks.data --parts resume,memory --lines 60000 --place 50000 --read 5000
 
 - ``frames``: frames a second of `load_video` beside decord and PyAV called directly for the same frames of the same
-  generated clips, one right after the other in changing order. decord reads MP4; PyAV is what reads MPEG-TS.
+  generated clips, one right after the other in changing order. decord reads MP4; PyAV is what reads MPEG-TS. Beside it
+  the same ratio of processor time, which a busy machine changes less.
 - ``workers``: samples a second, pictures decoded, with 0, 1 and 2 worker processes that share a mixture.
 - ``packing``: how full packs of a realistic mix of lengths are, and what length buckets would leave as padding.
 - ``resume``: seconds from nothing to the sample at ``--place`` of a mixture whose files have been indexed, and the
@@ -57,16 +58,18 @@ def frames(folder: Path, repeats: int, seconds: int) -> dict:
 
 def _compare(path: Path, wanted: list[int], direct: Callable, repeats: int) -> dict:
     arms = {"ours": lambda: load_video(path, FRAMES), "direct": lambda: direct(path, wanted)}
-    speeds = {arm: [] for arm in arms}
+    speeds, cpu = ({arm: [] for arm in arms} for _ in range(2))
     for repeat in range(repeats + 1):
         for arm in turns(list(arms), repeat):
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             found = arms[arm]()
             speeds[arm].append(len(found) / (time.perf_counter() - begin))
-    speeds = {arm: values[1:] for arm, values in speeds.items()}  # the first one warms up
+            cpu[arm].append(len(found) / (time.process_time() - used))
+    speeds, cpu = ({arm: values[1:] for arm, values in kind.items()} for kind in (speeds, cpu))  # the first warms up
     return {arm: spread(values) for arm, values in speeds.items()} | {
         "with": direct.__name__.removeprefix("_"),
         "ratio": spread(ratios(speeds["ours"], speeds["direct"])),
+        "cpu_ratio": spread(ratios(cpu["ours"], cpu["direct"])),
     }
 
 
@@ -202,7 +205,9 @@ def lines(report: dict) -> str:
     out = [f"{report['cores']} cores, load {report['load'][0]} when it began"]
     for clip, found in report.get("frames", {}).items():
         speed = f"{found['ours']['median']:.1f} frames/s, {found['with']} directly {found['direct']['median']:.1f}"
-        out.append(f"frames {clip}: {speed}; ratio {ranged(found['ratio'])}")
+        out.append(
+            f"frames {clip}: {speed}; ratio {ranged(found['ratio'])}, of processor time {ranged(found['cpu_ratio'])}"
+        )
     if found := report.get("workers"):
         out.append("samples/s: " + ", ".join(f"{n} workers {speed}" for n, speed in found["samples_per_s"].items()))
     if found := report.get("packing"):

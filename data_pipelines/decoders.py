@@ -24,6 +24,7 @@ from data_pipelines.images import MAX_PIXELS, open_image, quiet_pillow, shown, t
 INDEXED = ("mov", "matroska")  # first names of the demuxers whose frame index is true
 CHUNK = 16  # frames that decord decodes at a time
 USUAL_RATE = 25.0  # frames a second where a file does not say
+PACKET = 188  # bytes of a transport stream's own packets; one that is cut off ends inside one
 STILL = 0.1  # seconds of a GIF frame that claims to last none, as browsers show it
 
 Keep = Callable[[Image.Image], Any]
@@ -32,10 +33,19 @@ Decode = Callable[[Sequence[int], Keep], tuple[list, list[float], bool]]  # what
 
 @dataclass(frozen=True)
 class Header:
-    """What a video file says of itself: its container's first name, and how many frames it has (0: not said)."""
+    """What a video file says of itself.
+
+    Attributes:
+        container: first name of its demuxer.
+        frames: how many it has; 0 if it does not say.
+        times: of its packets' frames; None where decord goes first, which does not need them.
+        tells: whether it would show if the file were cut off.
+    """
 
     container: str
     frames: int
+    times: list[float] | None
+    tells: bool
 
 
 def is_animation(path: Path) -> bool:
@@ -54,7 +64,11 @@ def probe(path: Path) -> Header:
                 raise DataError(f"{shown(path)}: has no video stream")
             if stream.width * stream.height > MAX_PIXELS:
                 raise DataError(f"{shown(path)}: the header claims frames of {stream.width}x{stream.height} pixels")
-            return Header(container.format.name.split(",")[0], stream.frames)
+            name = container.format.name.split(",")[0]
+            # Opening a transport stream takes as long as decoding a second of it: what PyAV will ask is read now.
+            times = None if name in INDEXED else _announced(container, stream)
+            ends_whole = name == "mpegts" and path.stat().st_size % PACKET == 0
+            return Header(name, stream.frames, times, name in INDEXED or stream.frames > 0 or ends_whole)
     except DataError:
         raise
     except Exception as error:  # FFmpeg's own errors, and whatever PyAV meets in damaged headers
@@ -84,16 +98,18 @@ def open_decord(path: Path, header: Header) -> tuple[list[float], Decode]:
 
 
 def open_pyav(path: Path, header: Header) -> tuple[list[float], Decode]:
-    """Reads on where something is damaged. A sound file is decoded as far as the last frame that is wanted."""
-    with _opened(path) as container:
-        stream = _video_stream(container)
-        unit, rate = float(stream.time_base or 0), float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
-        times = from_first([None if pts is None else pts * unit for pts in _packet_times(container, stream)], rate)
-    indexed = header.container in INDEXED and len(times) >= header.frames
+    """Reads on where something is damaged. A sound file is decoded as far as the last frame that is wanted.
+
+    It counts as sound as long as the frames are those that the packets announced, one for one.
+    """
+    times = announced_times(path, header)
+    whole = header.tells and len(times) >= header.frames
 
     def decode(wanted: Sequence[int], keep: Keep) -> tuple[list, list[float], bool]:
+        nonlocal whole
         kept, found, lost, chosen = [], [], False, set(wanted)
         with _opened(path) as container:
+            unit, rate = _clock(_video_stream(container))
             for frame in _pyav_frames(container):
                 if frame is None or frame.is_corrupt:
                     lost = True
@@ -101,11 +117,21 @@ def open_pyav(path: Path, header: Header) -> tuple[list[float], Decode]:
                 if len(found) in chosen:
                     kept.append(keep(_upright(frame)))
                 found.append(None if frame.pts is None else frame.pts * unit)
-                if indexed and not lost and wanted and len(found) > wanted[-1]:
+                at_last = bool(wanted) and len(found) == wanted[-1] + 1
+                if at_last and whole and not lost and _as_announced(found, times, rate):
                     return kept, times, False
+        whole = whole and not lost  # else it would seem to hold more again when less of it is wanted
         return kept, from_first(found, rate), lost
 
     return times, decode
+
+
+def announced_times(path: Path, header: Header) -> list[float]:
+    """Times of the frames that the file's packets hold; nothing is decoded."""
+    if header.times is not None:
+        return header.times
+    with _opened(path) as container:
+        return _announced(container, _video_stream(container))
 
 
 def open_pillow(path: Path) -> tuple[list[float], Decode]:
@@ -167,6 +193,21 @@ def _video_stream(container: Any) -> Any:
     return next((s for s in moving if s.codec_context.name != "ansi"), None)
 
 
+def _clock(stream: Any) -> tuple[float, float]:
+    """Seconds of a unit of its times, and frames a second."""
+    return float(stream.time_base or 0), float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+
+
+def _announced(container: Any, stream: Any) -> list[float]:
+    """Times of the frames that the packets hold."""
+    unit, rate = _clock(stream)
+    return from_first([None if pts is None else pts * unit for pts in _packet_times(container, stream)], rate)
+
+
+def _as_announced(found: list[float | None], times: list[float], rate: float) -> bool:
+    return np.allclose(from_first(found, rate), times[: len(found)], rtol=0, atol=1e-6)
+
+
 def _packet_times(container: Any, stream: Any) -> list[int | None]:
     """When the packets' frames are shown, in that order; nothing is decoded."""
     import av
@@ -187,7 +228,7 @@ def _pyav_frames(container: Any) -> Iterator[Any]:
     import av
 
     stream = _video_stream(container)
-    stream.thread_type = "NONE"  # with frame threads the marks of damaged frames vary from run to run
+    stream.thread_type = "SLICE"  # with frame threads the marks of damaged frames vary from run to run
     packets = container.demux(stream)
     while True:
         try:
@@ -205,4 +246,6 @@ def _pyav_frames(container: Any) -> Iterator[Any]:
 
 def _upright(frame: Any) -> Image.Image:
     """The frame as RGB, turned by its display matrix to the nearest quarter turn (both count counter-clockwise)."""
-    return frame.to_image().rotate(90 * round(frame.rotation / 90), expand=True)
+    image = Image.fromarray(frame.to_ndarray(format="rgb24"))  # `to_image` takes three times as long
+    turn = 90 * round(frame.rotation / 90)
+    return image.rotate(turn, expand=True) if turn else image

@@ -58,7 +58,8 @@ def check_file(source: str | Path) -> Path:
         if path.is_dir():
             raise DataError(f"{shown(path)}: is a directory, not a file")
         if not path.exists():
-            raise DataError(f"{shown(path)}: no such file")
+            link = path.is_symlink()  # to what is gone, or in a circle
+            raise DataError(f"{shown(path)}: {'a symbolic link that leads to no file' if link else 'no such file'}")
         if not path.is_file():
             raise DataError(f"{shown(path)}: not a regular file")
         if path.stat().st_size == 0:

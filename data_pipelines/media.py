@@ -48,6 +48,15 @@ def video_settings(part: dict[str, Any]) -> dict[str, Any]:
     return {**settings(part), **({"timed": True} if part.get("timed") else {})}
 
 
+def sampling_for(part: dict[str, Any], default: Sampling) -> Sampling:
+    """How a video part's frames are chosen. Raises DataError, naming the video."""
+    try:
+        video_settings(part)
+        return sampling_of(part, default)
+    except SamplingError as error:
+        raise DataError(f"{video_name(part['video'])}: {error}") from error
+
+
 def with_times(messages: list[Message], media: list) -> tuple[list[Message], list]:
     """The conversation with every timed video as its frames, each behind its time; everything else as it is."""
     parts = media_parts(messages)
@@ -84,11 +93,7 @@ def _video(part: dict[str, Any], default: Sampling, cache: MediaCache | None) ->
     video = part["video"]
     if isinstance(video, Clip):  # opened before
         return video
-    try:
-        video_settings(part)
-        sampling = sampling_of(part, default)
-    except SamplingError as error:
-        raise DataError(f"{video_name(video)}: {error}") from error
+    sampling = sampling_for(part, default)
     clip = _kept(cache, video, repr(sampling), lambda: load_clip(video, sampling))
     if part.get("timed") and clip.times is None:
         raise DataError(f"{video_name(video)}: timed needs raw_fps: pictures have no times of their own")

@@ -1,9 +1,11 @@
 """Read everything that a training run would read, and say what is there and what is wrong with it.
 
     python -m data_pipelines.validate data.json shards/ --media-root images --png validation.png
+    python -m data_pipelines.validate data.json --count vlm.training.data:token_counter
 
-Counts, text lengths, sizes of pictures, samples with the same content, and every bad sample with its file, line and
-reason. Exit status: 0 if all is well, 1 if any sample is bad.
+Counts, lengths of samples, sizes of pictures, samples with the same content, and every bad sample with its file, line
+and reason. Lengths are tokens if ``--count`` names what counts them (as in `data_pipelines.prepare`), else characters.
+Exit status: 0 if all is well, 1 if any sample is bad, 2 if no source can be read.
 
 The deciding choice: media are decoded as training decodes them, and content is compared by what was decoded. So a
 picture that is cut off is found here and not after a night of training, and a copy under another name is a copy.
@@ -23,11 +25,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_pipelines.errors import DataError
-from data_pipelines.media import open_media
+from data_pipelines.media import open_media, with_times
+from data_pipelines.preparation import counter
 from data_pipelines.readers import FORMATS, BadLine
 from data_pipelines.readers.places import quick_size
 from data_pipelines.readers.reading import Shard, shards
 from data_pipelines.record import Sample, media_parts
+from data_pipelines.shards import Count
 
 BAR = 40  # characters of the longest bar
 FRAMES = 16  # of a clip, as training takes them
@@ -39,12 +43,14 @@ class Findings:
 
     Attributes:
         counts: samples, text-only ones, turns, images, videos, samples without an answer.
-        lengths: characters of a sample's texts, by the power of two they reach.
+        count: a sample's tokens; None counts its texts' characters.
+        lengths: of samples, by the power of two they reach.
         sides: pixels of the longer side of a picture or of a clip's first frame, likewise.
         bad: a reason a bad sample: ``file:line: what is wrong``.
         copies: (where, where its first one is) of every sample whose content was met before.
     """
 
+    count: Count | None = None
     counts: Counter = field(default_factory=Counter)
     lengths: Counter = field(default_factory=Counter)
     sides: Counter = field(default_factory=Counter)
@@ -60,9 +66,11 @@ class Findings:
             return
         try:
             media = open_media(sample.messages, FRAMES)
-        except DataError as error:
-            self.bad.append(f"{where}: sample {sample.id!r}: {error}")
+            length = self._length(sample, media)
+        except ValueError as error:  # DataError, and a token counter's refusal
+            self.bad.append(f"{where}: sample {sample.id!r}: {' '.join(str(error).split())}")
             return
+        self.lengths[length.bit_length()] += 1
         self._count(sample, media)
         content = content_hash(sample, media)
         if content in self._seen:
@@ -70,14 +78,25 @@ class Findings:
         else:
             self._seen[content] = where
 
+    def _length(self, sample: Sample, media: list) -> int:
+        if self.count is None:
+            return sum(map(len, _texts(sample)))
+        messages, shown = with_times(sample.messages, media)
+        return self.count(messages, [len(item) if isinstance(item, list) else item.size for item in shown])
+
     def _count(self, sample: Sample, media: list) -> None:
         answers = sum(message["role"] == "assistant" for message in sample.messages)
         videos = sum(isinstance(item, list) for item in media)
         self.counts.update(turns=answers, images=len(media) - videos, videos=videos)
         self.counts.update({"text-only samples": not media, "samples without an answer": not answers})
-        self.lengths[sum(map(len, _texts(sample))).bit_length()] += 1
         for item in media:
             self.sides[max((item[0] if isinstance(item, list) else item).size).bit_length()] += 1
+
+    @property
+    def titles(self) -> tuple[str, str]:
+        """Of the histograms of lengths and of sides."""
+        length = "Characters of a sample's texts" if self.count is None else "Tokens of a sample"
+        return length, "Pixels of the longer side of a picture or clip"
 
 
 def content_hash(sample: Sample, media: list[Image.Image | list[Image.Image]]) -> bytes:
@@ -91,9 +110,9 @@ def content_hash(sample: Sample, media: list[Image.Image | list[Image.Image]]) -
     return digest.digest()
 
 
-def validate(files: list[Shard], bar: Progress | None = None) -> Findings:
+def validate(files: list[Shard], bar: Progress | None = None, count: Count | None = None) -> Findings:
     """Read every sample of the files."""
-    findings, task = Findings(), None
+    findings, task = Findings(count), None
     if bar is not None:
         task = bar.add_task("", total=quick_size(files))
     for shard in files:
@@ -111,8 +130,8 @@ def report(findings: Findings) -> str:
     """Everything found, as text."""
     counts = {**findings.counts, "bad samples": len(findings.bad), "copies": len(findings.copies)}
     lines = [f"{name}: {number}" for name, number in counts.items()]
-    lines += ["", "Characters of a sample's texts", *_bars(findings.lengths)]
-    lines += ["", "Pixels of the longer side of a picture or clip", *_bars(findings.sides)]
+    for title, counted in zip(findings.titles, (findings.lengths, findings.sides)):
+        lines += ["", title, *_bars(counted)]
     if findings.copies:
         lines += ["", "Copies", *(f"  {copy} has the content of {first}" for copy, first in findings.copies)]
     if findings.bad:
@@ -125,13 +144,14 @@ def plot(findings: Findings, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    titles = ("Characters of a sample's texts", "Pixels of the longer side of a picture or clip")
-    for axes, counts, title in zip(figure.subplots(1, 2), (findings.lengths, findings.sides), titles):
+    pairs = zip(figure.subplots(1, 2), (findings.lengths, findings.sides), findings.titles, ("samples", "media"))
+    for axes, counts, title, counted in pairs:
         bins = _bins(counts)
         axes.bar(range(len(bins)), [number for _, number in bins], width=0.9, color="#4477aa")
         axes.set_xticks(range(len(bins)), [label for label, _ in bins], rotation=45, ha="right", fontsize=8)
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_title(title, fontsize=10)
+        axes.set_ylabel(f"{counted} ({sum(counts.values())} in all)", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150, format="png")
 
@@ -142,17 +162,34 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=FORMATS, help="of the records (default: told by their fields)")
     parser.add_argument("--media-root", metavar="DIR", help="where media paths start (default: the file's folder)")
     parser.add_argument("--png", metavar="FILE", default="validation.png", help="histograms (default validation.png)")
+    parser.add_argument("--count", metavar="MODULE:NAME", help="what makes a token counter (default: characters)")
+    parser.add_argument("--model", metavar="DIR", help="what the counter is made for (default: its own)")
     arguments = parser.parse_args(argv)
     try:
-        files = [f for source in arguments.sources for f in shards(source, arguments.format, arguments.media_root)]
+        count = counter(arguments.count, arguments.model)
+        files, unreadable = _files(arguments.sources, arguments.format, arguments.media_root)
         with _bar() as bar:
-            findings = validate(files, bar)
+            findings = validate(files, bar, count)
+        findings.bad += unreadable
         print(report(findings))
         plot(findings, Path(arguments.png))
     except (DataError, OSError) as error:
         print("error:", error, file=sys.stderr)
         return 2
     return 1 if findings.bad else 0
+
+
+def _files(sources: list[str], format: str | None, root: str | None) -> tuple[list[Shard], list[str]]:
+    """The sources' files, and why others cannot be read. Raises DataError if that is all of them."""
+    files, wrong = [], []
+    for source in sources:
+        try:
+            files += shards(source, format, root)
+        except DataError as error:
+            wrong.append(str(error))
+    if not files:
+        raise DataError(wrong[0])
+    return files, wrong
 
 
 def _samples(shard: Shard) -> Iterator[tuple[str, Sample | BadLine]]:

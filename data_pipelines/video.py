@@ -91,6 +91,15 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(paths, key=natural)
 
 
+def picture_times(pictures: Sequence[str | Path | Image.Image], sampling: Sampling, name: str) -> list[float]:
+    """When each picture of a folder or list is shown; their numbers if nobody asks. Raises DataError."""
+    if not pictures:
+        raise DataError(f"{name}: holds no pictures")
+    if sampling.raw_fps is None and sampling.by_time is not None:
+        raise DataError(f"{name}: {sampling.by_time} needs raw_fps: pictures have no times of their own")
+    return [index / (sampling.raw_fps or 1.0) for index in range(len(pictures))]
+
+
 def _load(source: VideoSource, sampling: Sampling) -> Clip:
     if not isinstance(source, (str, Path)):
         return _from_pictures(source, sampling, video_name(source))
@@ -100,11 +109,7 @@ def _load(source: VideoSource, sampling: Sampling) -> Clip:
 
 
 def _from_pictures(pictures: Sequence[str | Path | Image.Image], sampling: Sampling, name: str) -> Clip:
-    if not pictures:
-        raise DataError(f"{name}: holds no pictures")
-    if sampling.raw_fps is None and sampling.by_time is not None:
-        raise DataError(f"{name}: {sampling.by_time} needs raw_fps: pictures have no times of their own")
-    times = [index / (sampling.raw_fps or 1.0) for index in range(len(pictures))]
+    times = picture_times(pictures, sampling, name)
     wanted = choose(times, sampling)
     if sampling.scenes:
         wanted = _by_scenes(wanted, [small_grey(load_image(pictures[i])) for i in wanted], sampling)

@@ -84,6 +84,8 @@ def shards(source: str | Path, format: str | None = None, media_root: str | Path
     """The files that `read` reads, in its order; the same arguments and errors."""
     if format is not None and format not in FORMATS:
         raise DataError(f"unknown format {format!r} (known: {', '.join(FORMATS)})")
+    if "://" in str(source):
+        raise DataError(f"{shown(source)}: a remote address: sources must be files")
     root = None if media_root is None else Path(media_root)
     return [_shard(check_file(path), format, root) for path in _files(Path(source))]
 

@@ -8,16 +8,19 @@ import base64
 import binascii
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
+from PIL import Image
+
 from data_pipelines.errors import DataError
 from data_pipelines.images import check_file, open_image
 from data_pipelines.readers.checks import Malformed, short, text
 from data_pipelines.readers.spool import spooled
+from data_pipelines.record import Message
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,44 @@ class Media:
         except DataError as error:
             raise Malformed(f"{kind} {error}") from error
         return str(path)
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A picture that came as bytes, as it came: what waits for its turn, or goes to another process."""
+
+    data: bytes
+    name: str
+
+
+def closed(messages: list[Message]) -> list[Message]:
+    """The messages with pictures that are open in memory closed. An open one would be decoded on its way."""
+    return _with_pictures(messages, lambda item: Closed(item.fp.getvalue(), item.fp.name) if _is_open(item) else item)
+
+
+def reopened(messages: list[Message]) -> list[Message]:
+    """The messages as they were before `closed`."""
+    return _with_pictures(messages, lambda i: _from_bytes("image", i.data, i.name) if isinstance(i, Closed) else i)
+
+
+def _is_open(item: Any) -> bool:
+    return isinstance(item, Image.Image) and isinstance(getattr(item, "fp", None), _Named)
+
+
+def _with_pictures(messages: list[Message], change: Callable[[Any], Any]) -> list[Message]:
+    """The messages with ``change`` made to every picture, frames of videos included."""
+
+    def changed(part: dict[str, Any]) -> dict[str, Any]:
+        held = part.get(part["type"])
+        if part["type"] == "text" or isinstance(held, str | Path):
+            return part
+        listed = held if isinstance(held, list) else [held]
+        found = [*map(change, listed)]
+        if all(new is old for new, old in zip(found, listed)):
+            return part
+        return {**part, part["type"]: found if isinstance(held, list) else found[0]}
+
+    return [{**m, "content": [*map(changed, m["content"])]} if isinstance(m["content"], list) else m for m in messages]
 
 
 def from_base64(source: str, name: str) -> bytes:

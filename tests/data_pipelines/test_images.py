@@ -222,6 +222,9 @@ def test_not_files_and_not_pictures(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     fails(str(tmp_path / "pipe.png"), "not a regular file")
     fails("x" * 5000, "cannot be opened")
+    for name, target in {"circle": "round", "round": "circle", "gone": "none.png"}.items():
+        (tmp_path / name).symlink_to(tmp_path / target)
+        fails(str(tmp_path / name), "a symbolic link that leads to no file")
 
 
 def test_a_name_with_line_breaks_stays_one_line(tmp_path):

@@ -2,8 +2,12 @@
 
 import io
 import json
+import os
+import pickle
+import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -13,7 +17,9 @@ from PIL import Image
 
 from data_pipelines import prepare as command
 from data_pipelines.media import open_media
-from data_pipelines.prepare import Preparation, main, prepare, stretches
+from data_pipelines.preparation import Preparation, stretches
+from data_pipelines.prepare import main, prepare
+from data_pipelines.ray_pool import everywhere, outcome_of
 from data_pipelines.readers import BadLine, read
 from data_pipelines.readers.places import Records
 from data_pipelines.readers.reading import shards
@@ -234,25 +240,75 @@ def test_a_folder_that_holds_shards_is_not_written_into(tmp_path, capsys):
     assert "holds shards already" in capsys.readouterr().err
 
 
-def test_rays_workers_do_the_same(tmp_path, monkeypatch):
-    """With a stand-in for the three calls of Ray Data that are used; Ray itself is not run here."""
+def test_what_ray_is_sent_is_names_and_data(tmp_path, monkeypatch):
+    """With a stand-in for the calls of Ray that are used; what it is sent goes through a pickle, as there."""
 
     class Table:
         def __init__(self, rows):
             self.rows = rows
 
         def map(self, function):
-            return Table([function(row) for row in self.rows])
+            assert function.func.__module__ == "data_pipelines.ray_pool"  # not __main__, which workers do not have
+            return Table([pickle.loads(pickle.dumps(function))(row) for row in self.rows])
 
         def iter_rows(self):
             return iter(self.rows)
 
-    data = SimpleNamespace(from_items=lambda rows, override_num_blocks: Table(rows))
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(data=data))
+    settings = SimpleNamespace(execution_options=SimpleNamespace())
+    data = SimpleNamespace(
+        from_items=lambda rows, override_num_blocks: Table(rows),
+        DataContext=SimpleNamespace(get_current=lambda: settings),
+    )
+    stand_in = SimpleNamespace(
+        data=data, is_initialized=lambda: True, exceptions=SimpleNamespace(RayError=KeyboardInterrupt)
+    )
+    monkeypatch.setitem(sys.modules, "ray", stand_in)
     monkeypatch.setitem(sys.modules, "ray.data", data)
     source = collection(tmp_path)
     local = prepared(source, tmp_path / "local", per_shard=2)
     on_ray = prepare(Preparation(str(source), str(tmp_path / "ray"), per_shard=2), on_ray=True)
     assert on_ray == local and command.report(on_ray, False) == command.report(local, False)
-    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("local", "ray"))
-    assert one == two
+    assert settings.execution_options.preserve_order
+    assert same_shards(tmp_path / "local", tmp_path / "ray") == 4
+    source.unlink()
+    (row,) = Table([{"first": 0, "stop": 2}]).map(partial(outcome_of, Preparation(str(source), str(tmp_path)))).rows
+    assert "no such file" in json.loads(row["outcome"])["failed"]
+
+
+def test_paths_for_other_machines_do_not_depend_on_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    task = everywhere(Preparation("a.json", "out", media_root="pictures", model="weights", count="a:b"))
+    assert task == Preparation(
+        str(tmp_path / "a.json"), str(tmp_path / "out"), None, str(tmp_path / "pictures"), 1000, None, "a:b",
+        str(tmp_path / "weights"),
+    )  # fmt: skip
+    assert everywhere(Preparation("a", "b", model="a name")).model == "a name"
+
+
+def same_shards(one: Path, other: Path) -> int:
+    """How many shards two folders hold, all of them the same."""
+    one, other = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in (one, other))
+    assert one == other
+    return len(one)
+
+
+@pytest.mark.slow
+def test_the_command_on_ray_itself(tmp_path):
+    """As a user runs it, so that its own module is ``__main__``; the local pool is the oracle."""
+    pytest.importorskip("ray.data")
+    source = collection(tmp_path)
+    with source.open("a") as file:
+        file.write("{broken\n")
+    outcome = prepared(source, tmp_path / "local", per_shard=3)
+    found = subprocess.run(
+        [sys.executable, "-m", "data_pipelines.prepare", source.name, "--output", "ray", "--per-shard", "3", "--ray"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 1, found.stderr[-2000:]
+    assert same_shards(tmp_path / "local", tmp_path / "ray") == 3
+    assert [facts(s) for s in read(tmp_path / "ray")] == [facts(s) for s in read(source) if not isinstance(s, BadLine)]
+    assert found.stdout == command.report(outcome, False) + "\n"

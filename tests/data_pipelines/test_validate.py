@@ -1,6 +1,8 @@
 """Validation: good files count and pass; each kind of damage is listed with its file and line, and fails."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -48,6 +50,35 @@ def test_good_files_are_counted_and_pass(folder, capsys):
         assert line in out.splitlines()
     assert Image.open(folder / "out.png").format == "PNG"
     assert "good.json: item 5 has the content of good.json: item 1" in out
+
+
+def characters(model):
+    """A token counter: a character a token, a picture ten, and no blue ones."""
+
+    def count(messages, sizes):
+        if (300, 9) in sizes:
+            raise ValueError("too wide")
+        return len(str(messages[0]["content"])) + 10 * len(sizes) + int(model or 0)
+
+    return count
+
+
+def test_lengths_are_tokens_where_something_counts_them(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "counters", SimpleNamespace(characters=characters))
+    (folder / "good.json").write_text(json.dumps(GOOD[1:3]))
+    assert main(["good.json", "--count", "counters:characters", "--model", "600"]) == 1
+    out = capsys.readouterr().out
+    assert "Tokens of a sample\n  512–1023 " in out and "Characters" not in out
+    assert "good.json: item 1: sample 'b': too wide" in out
+    assert main(["good.json", "--count", "counters:none"]) == 2
+
+
+def test_one_unreadable_source_does_not_keep_the_others_from_being_read(folder, capsys):
+    (folder / "good.json").write_text(json.dumps(GOOD))
+    (folder / "wide.json").write_text(json.dumps(GOOD), "utf-16")
+    assert main(["wide.json", "good.json"]) == 1
+    out = capsys.readouterr().out
+    assert "samples: 5" in out and "bad samples: 1" in out and "wide.json: the file is UTF-16" in out
 
 
 def test_histograms_hold_every_sample_in_its_bin(folder):

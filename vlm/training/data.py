@@ -5,6 +5,9 @@ what came before: a position is (window, batch within it).
 
 Several processes take its batches in turn, so that together they train on what one would, whatever their number. How a
 window is cut depends on the lengths of all its samples, so each of them draws every sample.
+
+A window of the playground is drawn before it is cut: its pictures have no headers that would tell what they come to.
+Of files, numbers are counted first and media read when their batch is due (`vlm.training.own_data`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,6 +39,10 @@ class Prepared:
     layout: Layout
     block_size: int
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, of making it (`vlm.training.timings`)
+
+    @property
+    def rows(self) -> int:
+        return len(self.layout.ids)
 
 
 @dataclass
@@ -75,24 +82,28 @@ class PlaygroundStream(IterableDataset):
 
     def _batches(self) -> Iterator[Batch]:
         """Samples are made up to a window ahead, while the trainer is busy with the one before."""
+        (window, _), size = self.start, self.recipe.window
+        made = in_order(self.attempt, count(window * size), self.recipe.workers, ahead=size)
+        return (Batch(samples, position) for position, samples in self._cut_on(made, self.good))
+
+    def _cut_on(self, results: Iterator, good: Callable[[Iterable], Iterable]) -> Iterator[tuple[tuple, list]]:
+        """Position and samples of every batch from the start on, of the results from the first window's first on."""
         (window, first), size = self.start, self.recipe.window
-        results = in_order(self.attempt, count(window * size), self.recipe.workers, ahead=size)
         while True:
-            for number, samples in enumerate(self._cut(window, islice(results, size))):
+            for number, samples in enumerate(self._cut(window, good(islice(results, size)))):
                 if number >= first:
-                    yield Batch(samples, (window, number))
+                    yield (window, number), samples
             window, first = window + 1, 0
 
     def window(self, number: int) -> Iterator[list[Prepared]]:
         """The batches of one window, in their seeded order."""
         size = self.recipe.window
-        return self._cut(number, map(self.attempt, range(number * size, (number + 1) * size)))
+        return self._cut(number, self.samples(range(number * size, (number + 1) * size)))
 
-    def _cut(self, window: int, results: Iterable) -> Iterator[list[Prepared]]:
+    def _cut(self, window: int, samples: Iterable) -> Iterator[list]:
+        """Batches of samples, or of whatever else has rows."""
         recipe = self.recipe
-        return length_buckets(
-            self.good(results), n_rows, recipe.rows_per_batch, recipe.window, seed=self.seed + window
-        )
+        return length_buckets(samples, n_rows, recipe.rows_per_batch, recipe.window, seed=self.seed + window)
 
     def samples(self, indices: Iterable[int]) -> Iterator[Prepared]:
         """The samples at ``indices``, in their order."""
@@ -160,8 +171,9 @@ def lay_out(encoded: Encoded, block_size: int, recipe: DataRecipe, traits: Diffu
     return Prepared(encoded, layout, block_size)
 
 
-def n_rows(sample: Prepared) -> int:
-    return len(sample.layout.ids)
+def n_rows(sample) -> int:
+    """Of a sample, or of one whose media are not read yet."""
+    return sample.rows
 
 
 Sizes = Sequence[tuple[int, int] | int]  # (width, height) of every image, frames of every video, in reading order
@@ -171,10 +183,14 @@ def row_count(
     messages: list[dict], sizes: Sizes, processor: VLMProcessor, recipe: DataRecipe, traits, block_size: int
 ) -> int:
     """`n_rows` of a sample before its media are read."""
-    ids, is_answer = processor.tokens(messages, sizes)
-    unread = np.empty(0, np.float32)
-    encoded = Encoded(ids, is_answer, unread, unread)
+    encoded = unread(messages, sizes, processor)
     return n_rows(lay_out(encoded, block_size, recipe, traits, processor.tokenizer.eos_token_id))
+
+
+def unread(messages: list[dict], sizes: Sizes, processor: VLMProcessor) -> Encoded:
+    """A conversation without its pixels. Raises ValueError as `VLMProcessor.tokens`."""
+    none = np.empty(0, np.float32)
+    return Encoded(*processor.tokens(messages, sizes), none, none)
 
 
 def token_counter(model: str | None = None) -> Callable[[list[dict], Sizes], int]:

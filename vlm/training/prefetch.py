@@ -10,24 +10,24 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-T = TypeVar("T")
+A, T = TypeVar("A"), TypeVar("T")
 
 
-def in_order(function: Callable[[int], T], indices: Iterable[int], workers: int, ahead: int) -> Iterator[T]:
-    """``function`` of every index, in their order.
+def in_order(function: Callable[[A], T], arguments: Iterable[A], workers: int, ahead: int) -> Iterator[T]:
+    """``function`` of every argument, in their order.
 
     Args:
-        function: may keep state of its own; each worker has a copy, and gives it every ``workers``-th index.
-        indices: may be endless.
+        function: may keep state of its own; each worker has a copy, and gives it every ``workers``-th argument.
+        arguments: may be endless; they are told to the workers in pickles.
         workers: processes; with 0 every call is made when its result is asked for.
         ahead: calls that are made before their results are asked for, rounded up to a multiple of ``workers``. When
             so many results wait, the workers do too.
     """
     if workers == 0:
-        return map(function, indices)
+        return map(function, arguments)
     loader = DataLoader(
         _Calls(function),
-        sampler=indices,
+        sampler=arguments,
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_is,
@@ -47,11 +47,11 @@ def pinned(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 class _Calls(Dataset):
     """A function as a data set."""
 
-    def __init__(self, function: Callable[[int], T]):
+    def __init__(self, function: Callable[[A], T]):
         self.function = function
 
-    def __getitem__(self, index: int) -> T:
-        return self.function(index)
+    def __getitem__(self, argument: A) -> T:
+        return self.function(argument)
 
 
 def _as_is(result):

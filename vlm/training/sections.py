@@ -26,7 +26,8 @@ class ModelRecipe:
     Args:
         text: fields of the language model's transformers config; ``model_type`` names the architecture.
         vision: fields of `vision_encoders.VisionConfig`.
-        diffusion: fields of `vlm.DiffusionTraits`; ``mask_token_id`` comes from the tokenizer.
+        diffusion: fields of `vlm.DiffusionTraits`; ``mask_token_id`` comes from the tokenizer. A model to start from
+            gets them too (`vlm.training.start`).
         projector_hidden_size: width inside the projector; None means the language model's.
         frame_pool: side of the square of features that a video frame averages into one.
         vocab_size: size of the tokenizer trained on the data's text.
@@ -100,13 +101,16 @@ class DataRecipe:
         block_sizes: block size to its share among samples.
         rows_per_batch: a batch holds at most this many rows, padding included.
         window: samples sorted by length at a time.
-        workers: processes that make samples ahead of the trainer, up to a window.
+        workers: processes that make samples ahead of the trainer: the playground's up to a window, those of
+            ``sources``, which one more process plans, up to 64.
         views: noisy views of every sample.
         last_block: ``fill`` completes an answer's last block with end tokens, ``truncate`` leaves it short.
         row_capacity: samples of a batch share rows up to this many rows; None gives each sample its own.
         growth: block sizes that grow with progress; they take the place of ``block_sizes``.
         sources: one's own data, mixed as `data_pipelines.mixture` says; it takes the place of ``phases``, of which the
             last still gives the held-out batch.
+        heldout: one's own data that training does not see, for the NELBO and the sample answers, in place of the
+            playground's; none means no NELBO for a model that reads text only.
         buffer: samples of a source that are shuffled together.
         bad_samples: ``skip`` leaves out what cannot be used or is longer than ``rows_per_batch``, and lists it at the
             end and in ``skipped.jsonl``; ``raise`` stops the run.
@@ -124,6 +128,7 @@ class DataRecipe:
     row_capacity: int | None = None
     growth: Growth | None = None
     sources: list[Source] = field(default_factory=list)
+    heldout: list[Source] = field(default_factory=list)
     buffer: int = 4096
     bad_samples: Literal["skip", "raise"] = "skip"
     video: Sampling = field(default_factory=Sampling)
@@ -177,6 +182,8 @@ class NoiseRecipe:
             if self.schedule not in PUBLISHED:
                 raise ValueError(f"unknown noise.schedule {self.schedule!r}; {nearest(self.schedule, PUBLISHED)}")
             self.schedule = PUBLISHED[self.schedule]
+        if self.stratified and self.level != "block":
+            raise ValueError(f"noise.stratified spreads the levels of blocks, but noise.level is {self.level!r}")
         if not 0 <= self.random_share <= 1:
             raise ValueError(f"noise.random_share {self.random_share} must lie between 0 and 1")
         if self.complementary and not self.schedule.symmetric:

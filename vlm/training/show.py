@@ -1,6 +1,6 @@
 """Training rows of samples as one web page: what the model reads, what it must predict, where blocks begin and end.
 
-python -m vlm.training.show data.jsonl
+python -m vlm.training.show data.jsonl --media-root pictures
 python -m vlm.training.show --config configs/demo.yaml --noise 0.7 --output rows.html
 
 The deciding choice: the page is drawn from the layout that training uses, row by row, and from masks at one given
@@ -23,7 +23,8 @@ from PIL import Image
 
 from data_pipelines.errors import DataError
 from data_pipelines.media import open_media
-from data_pipelines.readers import BadLine, read
+from data_pipelines.readers import FORMATS, BadLine, read
+from data_pipelines.record import Sample
 from vlm.checkpoints.load import EMBEDDED
 from vlm.config import DiffusionTraits, VLMConfig
 from vlm.layout import Layout
@@ -85,8 +86,8 @@ def _sample(sample: Prepared, pictures: list[Image.Image], tokenizer, t: float) 
     layout, hidden = sample.layout, hidden_rows(sample, t)
     counts = (
         f"{len(layout.ids)} rows: {(layout.view == 0).sum()} in the clean stream, {(layout.view > 0).sum()} noisy; "
-        f"block size {sample.block_size}, {layout.n_blocks} supervised blocks, {layout.maskable.sum()} supervised "
-        f"slots, {hidden.sum()} masked"
+        f"block size {sample.block_size}; supervised blocks: {layout.n_blocks}, supervised slots: "
+        f"{layout.maskable.sum()}, of which {hidden.sum()} masked"
     )
     views = [_view(layout, hidden, view, tokenizer) for view in sorted(set(layout.view.tolist()))]
     images = "".join(f'<img src="{_data_uri(picture)}" alt="Picture {n}">' for n, picture in enumerate(pictures, 1))
@@ -141,10 +142,10 @@ def _data_uri(picture: Image.Image) -> str:
 
 
 def read_samples(
-    source: str, processor: VLMProcessor, traits: DiffusionTraits, recipe: DataRecipe
+    found: Iterator[Sample | BadLine], processor: VLMProcessor, traits: DiffusionTraits, recipe: DataRecipe
 ) -> Iterator[tuple[Prepared, list[Image.Image]]]:
-    """Samples of a file at the model's block size, with their pictures; what cannot be used is said on stderr."""
-    for sample in read(source):
+    """What was read, at the model's block size, with its pictures; what cannot be used is said on stderr."""
+    for sample in found:
         try:
             if isinstance(sample, BadLine):
                 raise DataError(sample.reason)
@@ -153,7 +154,7 @@ def read_samples(
             encoded.id = sample.id
             prepared = lay_out(encoded, traits.block_size, recipe, traits, processor.tokenizer.eos_token_id)
         except ValueError as error:
-            name = "" if isinstance(error, DataError) else f"{source}: sample {sample.id!r}: "
+            name = "" if isinstance(error, DataError) else f"{sample.source}: sample {sample.id!r}: "
             print(f"skipped: {name}{error}", file=sys.stderr)
             continue
         yield prepared, [picture for item in media for picture in (item if isinstance(item, list) else [item])]
@@ -185,12 +186,15 @@ def main(argv: list[str] | None = None) -> int:
     with_recipe = any(word.partition("=")[0] == "--config" for word in argv)
     parser = argparse.ArgumentParser(
         prog="python -m vlm.training.show",
-        usage="%(prog)s [--model DIR] [--noise T] [--limit N] [--output F] (SOURCE | --config F [--key value ...])",
+        usage="%(prog)s [--model DIR] [--noise T] [--limit N] [--output F] "
+        "(SOURCE [--format F] [--media-root DIR] | --config F [--key value ...])",
         description=__doc__.splitlines()[0],
         allow_abbrev=False,
     )
     if not with_recipe:  # else the value of a recipe's key would be taken for it
         parser.add_argument("source", metavar="SOURCE", help="a file of samples, or a folder of shards")
+        parser.add_argument("--format", choices=FORMATS, help="of its records (default: told by their fields)")
+        parser.add_argument("--media-root", metavar="DIR", help="where its media paths start (default: its folder)")
     parser.add_argument("--config", metavar="F", help="a recipe, whose stream is shown; its keys may follow")
     parser.add_argument(
         "--model", metavar="DIR", help="whose tokens (default: the recipe's start, or the embedded one)"
@@ -223,7 +227,8 @@ def _write(arguments: argparse.Namespace, overrides: list[str]) -> None:
     if arguments.config:
         found = stream_samples(recipe, processor, traits)
     else:
-        found = read_samples(arguments.source, processor, traits, recipe.data)
+        records = read(arguments.source, arguments.format, arguments.media_root)
+        found = read_samples(records, processor, traits, recipe.data)
     samples = list(islice(found, arguments.limit))
     if not samples:
         raise DataError(f"{arguments.config or arguments.source}: no sample that can be shown")

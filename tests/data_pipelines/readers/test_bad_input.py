@@ -53,7 +53,7 @@ RECORDS = [
     (asks("file://localhost/%2e%2e/etc/passwd"), "outside the media root"),
     (asks("https://example.org/a.png"), "remote address"),
     (asks("file://host/a.png"), "remote address"),
-    (asks("loop.png"), "no such file"),
+    (asks("loop.png"), "a symbolic link that leads to no file"),
     (asks("a\0.png"), "no such file"),
     (asks("data:image/png;base64,@@@"), "not base64"),
     (asks("data:image/png;base64"), "without data"),
@@ -165,6 +165,8 @@ def test_a_source_that_is_no_collection(folder):
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=says):
             read(folder / name)
+    with pytest.raises(DataError, match="https://a.org/x.tar: a remote address"):
+        read("https://a.org/x.tar")
     path = formats.write_jsonl(folder / "x.jsonl", [HELLO])
     with pytest.raises(DataError, match=r"unknown format 'lava' \(known: finevision, llava"):
         read(path, "lava")
