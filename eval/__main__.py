@@ -8,6 +8,7 @@ python -m eval run --suite playground --processes 4
 python -m eval run --suite sdar_vl_21 --tasks mmstar,ai2d --output runs/eval/public
 python -m eval run --suite local --source chartqa.jsonl --metric relaxed_accuracy
 python -m eval report runs/eval/block
+python -m eval report runs/eval/block runs/eval/block-0.5 runs/eval/ar
 python -m eval compare runs/eval/ar runs/eval/block
 """
 
@@ -35,6 +36,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     _add_run(commands.add_parser("run", help="evaluate a model on a suite"))
     report = commands.add_parser("report", help="write a run's report.md and index.html")
     report.add_argument("directory", metavar="DIR", help="what a run wrote to --output")
+    report.add_argument(
+        "beside", metavar="DIR", nargs="*", help="other runs over the same items, for the plot of score against speed"
+    )
     compare = commands.add_parser("compare", help="paired differences between runs over the same items")
     compare.add_argument("first", metavar="A", help="the run that the others are compared with")
     compare.add_argument("others", metavar="B", nargs="+")
@@ -60,7 +64,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--output", help="directory of results; a stopped run continues there (default: runs/eval/<mode>)"
     )
-    run.add_argument("--model", help="a checkpoint (default: the embedded model)")
+    run.add_argument("--model", help="a checkpoint (default: the adapter's base, else the embedded model)")
     run.add_argument("--adapter", help="a PEFT adapter for it")
     run.add_argument("--quantize", choices=("int8", "nf4"), help="of the decoder's linear layers")
     run.add_argument("--mode", choices=("block", "ar", "speculative"), default="block")
@@ -170,10 +174,8 @@ def _run_own(arguments: argparse.Namespace, suite, families: list[str], output: 
         options = (families, arguments.limit or 200, arguments.batch_size, output, name, arguments.quantize, ranks)
         run, records = evaluate(model, processor, config, suite, *options)
         if ranks.first:
-            (output / "summary.json").write_text(
-                json.dumps(result(run, records, suite.loose), indent=1), encoding="utf-8"
-            )
-            Console().print(table(records, f"{suite.name} · {name} · {arguments.mode}", suite.loose))
+            (output / "summary.json").write_text(json.dumps(result(run, records), indent=1), encoding="utf-8")
+            Console().print(table(records, f"{suite.name} · {name} · {arguments.mode}"))
 
 
 def _run_public(arguments: argparse.Namespace, suite, benchmarks: list, output: Path) -> None:
@@ -202,7 +204,7 @@ def _print_public(name: str, output: Path) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from eval.report import report
 
-    print(report(Path(arguments.directory)))
+    print(report(Path(arguments.directory), [Path(name) for name in arguments.beside]))
 
 
 def _compare(arguments: argparse.Namespace) -> None:

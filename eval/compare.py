@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rich.table import Table as TerminalTable
 
-from eval.document import Block, Figure, Heading, Table, Text
+from eval.document import Block, Heading, Table, Text
 from eval.metrics.intervals import middle
 from eval.output import load
-from eval.plots import against_speed
 from eval.record import ItemRecord, RunRecord
 from eval.report import hardware_table, settings_table
-from eval.summary import by_family, cost_of, mean_draws, mean_score, terminal_table, totals
+from eval.speed import of_runs, refuse_others
+from eval.summary import by_family, cost_of, has_loose, loosely, mean_draws, mean_score, terminal_table
 
 HEADER = ("family", "n", "A", "B", "B − A", "95 % interval", "up", "down", "tokens / forward", "tokens / s")
 Families = dict[str, list[ItemRecord]]
@@ -79,12 +79,17 @@ def compared(directories: Sequence[Path]) -> tuple[list[TerminalTable], list[Blo
     """
     runs = [load(directory) for directory in directories]
     names = [str(directory) for directory in directories]
-    tables, content = [], [Figure(_plot(names, runs), "Score against tokens per forward"), Text(EXPLAINED)]
+    tables, content = [], [*of_runs(names, runs), Text(EXPLAINED)]
     for name, run in zip(names[1:], runs[1:]):
         found, flips = differences(runs[0], run)
         title = f"A {names[0]} · B {name}"
         tables.append(table(found, title))
-        content += [Heading(title), Table(HEADER, [d.cells for d in found]), *_flipped(flips)]
+        content += [Heading(title), Table(HEADER, [d.cells for d in found])]
+        if has_loose(runs[0][1]) and has_loose(run[1]):  # the scores above are strict
+            read, _ = differences(*((r, loosely(records)) for r, records in (runs[0], run)))
+            tables.append(table(read, f"{title} · loose scores"))
+            content += [Text("Loose scores, of the same answers:"), Table(HEADER[:-2], [d.cells[:-2] for d in read])]
+        content += _flipped(flips)
     content += [b for n, (run, _) in zip(names, runs) for b in (Heading(n), settings_table(run), hardware_table(run))]
     return tables, content
 
@@ -99,9 +104,7 @@ EXPLAINED = (
 def _common(a: tuple[RunRecord, list[ItemRecord]], b: tuple[RunRecord, list[ItemRecord]]) -> tuple[Families, Families]:
     """The items of both runs, in the same order."""
     (run_a, items_a), (run_b, items_b) = a, b
-    for key in ("suite", "seed"):
-        if getattr(run_a, key) != getattr(run_b, key):
-            raise ValueError(f"the runs differ in {key}: {getattr(run_a, key)!r} and {getattr(run_b, key)!r}")
+    refuse_others(run_a, run_b)
     ours, theirs = ({(r.family, r.index): r for r in items} for items in (items_a, items_b))
     keys = [key for key in ours if key in theirs]
     if not keys:
@@ -141,20 +144,5 @@ def _flipped(pairs: Sequence[tuple[ItemRecord, ItemRecord]], most: int = 20) -> 
     lines = [(x.family, x.index, x.question, x.expected, x.answer, y.answer) for x, y in ranked[:most]]
     header = ("family", "index", "question", "right", "A said", "B said")
     shown = f"; the {most} largest changes" if len(pairs) > most else ""
-    return [Text(f"{len(pairs)} items differ{shown}:"), Table(header, lines)]
-
-
-def _plot(names: Sequence[str], runs: Sequence[tuple[RunRecord, list[ItemRecord]]]) -> str:
-    points = []
-    for name, (_, records) in zip(names, runs):
-        total = totals(records)
-        points.append((name, total["tokens_per_forward"], total["score"], total["low"], total["high"]))
-    return against_speed(points, [_curve(run) for run, _ in runs])
-
-
-PACE = ("threshold", "denoising_steps", "block_size", "policy_args")  # along a curve these differ
-
-
-def _curve(run: RunRecord) -> str:
-    """Runs of one model that differ in how fast they decode, and in nothing else, lie on one curve."""
-    return repr((run.model_hash, sorted((k, v) for k, v in run.settings.items() if k not in PACE)))
+    count = "One item differs" if len(pairs) == 1 else f"{len(pairs)} items differ"
+    return [Text(f"{count}{shown}:"), Table(header, lines)]

@@ -36,12 +36,13 @@ figure { margin: 1rem 0; } figure img { max-width: 100%; }
 .card img { max-width: 100%; max-height: 11rem; border-radius: 4px; margin-right: .3rem; }
 .card h3 { font-size: .85rem; color: var(--soft); margin: 0 0 .4rem; font-weight: 600; }
 .card dl { margin: .5rem 0 0; display: grid; grid-template-columns: auto 1fr; gap: .15rem .6rem; font-size: .9rem; }
-.card dt { color: var(--soft); } .card dd { margin: 0; overflow-wrap: anywhere; }
+.card dt { color: var(--soft); } .card dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; }
 dd.right { color: var(--good); } dd.wrong { color: var(--bad); }
 pre { background: var(--back); border: 1px solid var(--line); border-radius: 6px; padding: .6rem;
       overflow-x: auto; }
 .decoded { border-top: 1px solid var(--line); padding: .8rem 0; }
 .decoded h3 { font-size: .85rem; color: var(--soft); margin: 0 0 .4rem; font-weight: 600; }
+.asked { white-space: pre-line; }
 .decoded img { max-height: 7rem; border-radius: 4px; margin-right: .3rem; }
 .decoded span { white-space: pre-wrap; border-radius: 3px; padding: .1rem 0; margin-right: 1px; line-height: 1.9; }
 .p0 { background: #dbe6fb; } .p1 { background: #fbe8d3; } .p2 { background: #d9f0e1; } .p3 { background: #f3dcee; }
@@ -180,7 +181,7 @@ def _decoded(block: Decoded) -> str:
         f'<span class="p{number % TINTS}" title="pass {number}, {_sure(sure)}">{html.escape(_printable(token))}</span>'
         for token, number, sure in block.tokens
     )
-    head = f"<h3>{_safe(block.title)}</h3>{pictures}<p>{_safe(block.asked)}</p>"
+    head = f'<h3>{_safe(block.title)}</h3>{pictures}<p class="asked">{_in_lines(block.asked)}</p>'
     return f'<div class="decoded">{head}<div>{tokens}</div></div>'
 
 
@@ -201,7 +202,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _card(card: Card) -> str:
     pictures = "".join(f'<img src="{uri}" alt="">' for uri in card.pictures)
     lines = (("asked", card.asked, ""), ("right", card.expected, "right"), ("said", card.said or "(nothing)", "wrong"))
-    facts = "".join(f'<dt>{name}</dt><dd class="{kind}">{_safe(text)}</dd>' for name, text, kind in lines)
+    facts = "".join(f'<dt>{name}</dt><dd class="{kind}">{_in_lines(text)}</dd>' for name, text, kind in lines)
     return f'<div class="card"><h3>{_safe(card.title)}</h3>{pictures}<dl>{facts}</dl></div>'
 
 
@@ -238,6 +239,11 @@ def _plain(value: Any) -> str:
 
 def _safe(value: Any) -> str:
     return html.escape(_clean(value))
+
+
+def _in_lines(text: str) -> str:
+    """Text with the line ends that it has, which a style shows: grids stay grids."""
+    return "\n".join(map(_safe, text.splitlines()))
 
 
 def _clean(value: Any) -> str:

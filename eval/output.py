@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from eval.ranks import ALONE, Ranks
-from eval.record import VERSION, ItemRecord, RunRecord
+from eval.record import READABLE, ItemRecord, RunRecord
 
 try:
     import fcntl
@@ -123,9 +123,9 @@ def load(output: Path) -> tuple[RunRecord, list[ItemRecord]]:
     """
     try:
         header = json.loads((output / "run.json").read_text(encoding="utf-8"))
-        if header.get("version") != VERSION:
-            found = header.get("version")
-            raise ValueError(f"{output}: results of version {found}, this code reads version {VERSION}")
+        if (found := header.get("version")) not in READABLE:
+            known = " and ".join(map(str, READABLE))
+            raise ValueError(f"{output}: results of version {found}, this code reads {known}")
         records = list(_parsed((output / "items.jsonl").read_bytes()).values())
         run = RunRecord(**header)
     except OSError as error:

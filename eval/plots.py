@@ -39,8 +39,8 @@ def bars(families: dict[str, dict]) -> str:
     return _svg(canvas)
 
 
-def against_speed(points: Sequence[Point], curves: Sequence[Hashable] = ()) -> str:
-    """Runs by their score and their tokens per forward; further up and to the right is better.
+def against_speed(points: Sequence[Point], ylabel: str, curves: Sequence[Hashable] = ()) -> str:
+    """Points by their score and their tokens per forward; further up and to the right is better.
 
     Args:
         curves: what curve each point belongs to; a line joins the points of one, by their speed.
@@ -54,7 +54,7 @@ def against_speed(points: Sequence[Point], curves: Sequence[Hashable] = ()) -> s
         error = [[max(0.0, score - low)], [max(0.0, high - score)]]
         axes.errorbar(speed, score, yerr=error, fmt="o", color=BLUE, ecolor=INK, capsize=3, lw=1)
         axes.annotate(_named(name), (speed, score), xytext=(7, 5), textcoords="offset points", fontsize=9)
-    axes.set(xlabel="tokens per forward", ylabel="mean score of the families, %")
+    axes.set(xlabel="tokens per forward", ylabel=ylabel)
     axes.margins(x=0.25)
     axes.set_xlim(left=0)  # the last: from here on margins do not count
     _plain(axes, "both")

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-VERSION = 3
+VERSION = 4
+READABLE = (3, 4)  # 3 had no loose scores
 
 
 @dataclass
@@ -18,6 +19,7 @@ class ItemRecord:
         counts: for slot families (matched, predicted, expected) slots, so that micro-averages can be rebuilt.
         tokens, forwards, prefill_s, decode_s, finish_reason: cost, see `vlm.answering.Answer`.
         seconds: its share of its batch's wall time, reading its media included; these add up to the run's.
+        loose: where a suite reads answers in two ways, the score of the lenient one; ``score`` is the strict one's.
         error: why it could not be asked; it then counts as wrong. None for an item that was asked.
         trace: of the first item of a family, which pass wrote what, see `vlm.generation.trace.Trace.record`.
     """
@@ -36,6 +38,7 @@ class ItemRecord:
     decode_s: float
     seconds: float
     finish_reason: str
+    loose: float | None = None
     error: str | None = None
     trace: dict[str, Any] | None = None
 

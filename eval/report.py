@@ -14,9 +14,10 @@ from eval.document import Block, Card, Decoded, Figure, Heading, Table, Text, pi
 from eval.output import load
 from eval.plots import bars
 from eval.record import ItemRecord, RunRecord
+from eval.speed import of_families, of_runs
 from eval.suites.base import Suite
 from eval.suites.choose import suite_of
-from eval.summary import by_family, header, rows, summary, totals
+from eval.summary import by_family, has_loose, header, rows, summary, totals
 
 CONFUSIONS = 5  # a family
 EXAMPLES = 3  # a family
@@ -24,11 +25,14 @@ TRACES = 12
 LISTED = 20  # items that were not asked
 
 
-def report(directory: Path) -> Path:
+def report(directory: Path, beside: Sequence[Path] = ()) -> Path:
     """Write both files; returns the page's path.
 
+    Args:
+        beside: other runs over the same items, which stand with this one in the plot of score against speed.
+
     Raises:
-        ValueError: the directory holds no results, or cannot be written.
+        ValueError: a directory holds no results or cannot be written, or the runs have no items in common.
     """
     if (directory / "suite.yaml").is_file():
         from eval.lmms_plugin import summary as public
@@ -36,7 +40,15 @@ def report(directory: Path) -> Path:
         return written(directory, "Public benchmarks", public.blocks(directory))
     run, records = load(directory)
     title = f"{run.suite} · {run.model} · {run.settings.get('mode')}"
-    return written(directory, title, blocks(run, records))
+    others = [load(path) for path in beside]
+    speed = of_runs(_named([directory, *beside]), [(run, records), *others]) if beside else of_families(records)
+    return written(directory, title, blocks(run, records, speed))
+
+
+def _named(directories: Sequence[Path]) -> list[str]:
+    """Their last names if these are different, else the whole ones."""
+    short = [directory.name for directory in directories]
+    return short if len({*short}) == len(short) else list(map(str, directories))
 
 
 def written(directory: Path, title: str, content: Sequence[Block]) -> Path:
@@ -50,12 +62,12 @@ def written(directory: Path, title: str, content: Sequence[Block]) -> Path:
     return directory / "index.html"
 
 
-def blocks(run: RunRecord, records: list[ItemRecord]) -> list[Block]:
+def blocks(run: RunRecord, records: list[ItemRecord], speed: Sequence[Block] = ()) -> list[Block]:
     families, suite, gone = by_family(records), *_suite(run)
     out: list[Block] = [Text(headline(run, records)), Figure(bars(summary(records)), "Scores and tokens per forward")]
-    loose = suite.loose if suite is not None else None
-    out += [Heading("Scores"), Table(header(loose), rows(records, loose)), Text(INTERVALS + (LOOSE if loose else ""))]
-    out += _not_asked(records)
+    out += [Heading("Scores"), Table(header(records), rows(records))]
+    out.append(Text(INTERVALS + (LOOSE if has_loose(records) else "")))
+    out += [*([Heading("Score against speed"), *speed] if speed else []), *_not_asked(records)]
     wrong = {family: [r for r in items if r.score < 1 and r.error is None] for family, items in families.items()}
     out += _confusions(suite, wrong, families)
     out += [Heading("A few wrong answers"), *([Text(f"Without pictures: {gone}.")] if gone else [])]
@@ -70,7 +82,10 @@ INTERVALS = (
     "one wrong, Wilson's interval stands instead. Tokens per forward: all generated tokens over all forward passes, "
     "prefill included. Cut off: answers that reached the length limit."
 )
-LOOSE = " Loose: the share of right answers when the answer is read out of whatever stands around it."
+LOOSE = (
+    " Strict: the share of answers that are right in the form asked for, with nothing beside it. Loose: the share of "
+    "those that are right when read out of whatever stands around them."
+)
 
 
 def headline(run: RunRecord, records: Sequence[ItemRecord]) -> str:
@@ -162,7 +177,13 @@ TINTED = "Tokens of one tint were written by the same forward pass; tints repeat
 
 
 def _cost(record: ItemRecord) -> str:
-    return f"{record.family} {record.index} · {record.tokens} tokens in {record.forwards} forwards"
+    return f"{record.family} {record.index} · {_so_many(record.tokens, 'token')} in " + _so_many(
+        record.forwards, "forward"
+    )
+
+
+def _so_many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _tokens(trace: dict[str, Any]) -> list[tuple[str, int, float]]:

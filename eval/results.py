@@ -1,7 +1,7 @@
 """``docs/results.md``: what the embedded model scores and costs, from runs that anyone can repeat.
 
     python -m eval.results                      # all of it; a stopped one continues
-    python -m eval.results --limit 3 --parallel-limit 1 --work /tmp/results --output /tmp/results.md
+    python -m eval.results --limit 3 --parallel-limit 1 --work runs/short --output runs/short/results.md
 
 The deciding choice: it calls nothing but ``python -m eval run``, and the page lists these commands. Ratios of time are
 of decoding, with prefill beside them, against AR at the same precision; differences of scores are paired.
@@ -23,7 +23,7 @@ from eval.output import load, replace_file
 from eval.plots import against_speed
 from eval.record import ItemRecord, RunRecord
 from eval.report import INTERVALS, hardware_table
-from eval.suites.choose import suite_of
+from eval.speed import MEAN
 from eval.summary import header, rows, totals
 
 DEFAULT = 0.9
@@ -134,7 +134,7 @@ def _curve(runs: dict[str, Found], file: str) -> list[Block]:
         for (name, (run, _)), t in zip(shown.items(), found.values())
     ]  # fmt: skip
     lines.sort(key=lambda line: line[-1])
-    uri = against_speed(points, [shown[name][0].settings["mode"] for name in shown])
+    uri = against_speed(points, MEAN, [shown[name][0].settings["mode"] for name in shown])
     header = ("run", "threshold", "mean score", "95 % interval", "tokens / forward")
     return [Figure(uri, "Mean score against tokens per forward", file), Table(header, lines)]
 
@@ -143,11 +143,10 @@ def _lists(runs: dict[str, Found]) -> list[Block]:
     """ParallelBench's table of every run; its families are many, its modes few."""
     out: list[Block] = [Heading("ParallelBench, made anew")]
     for name, (run, records) in runs.items():
-        loose = suite_of(run).loose
         how = run.settings["mode"] + (
             "" if run.settings["mode"] == "ar" else f", threshold {run.settings['threshold']}"
         )
-        out += [Text(f"{name}: {how}, {run.limit} items a task."), Table(header(loose), rows(records, loose))]
+        out += [Text(f"{name}: {how}, {run.limit} items a task."), Table(header(records), rows(records))]
     return out
 
 

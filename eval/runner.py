@@ -155,10 +155,12 @@ def _record(suite: Suite, asked: Question, result: Answer | str, trace: dict | N
     item, metric = (asked.family, asked.index, asked.question), suite.metrics[asked.family]
     if isinstance(result, str):
         cost = (0, 0, 0.0, 0.0, seconds, "not asked")
-        return ItemRecord(*item, "", asked.expected, metric, 0.0, None, *cost, error=result)
+        loose = None if suite.loose is None else 0.0
+        return ItemRecord(*item, "", asked.expected, metric, 0.0, None, *cost, loose=loose, error=result)
     value, counts = suite.score(asked, result.answer)
+    loose = None if suite.loose is None else suite.loose(asked, result.answer)
     cost = (result.tokens, result.forwards, result.prefill_s, result.decode_s, seconds, result.finish_reason)
-    return ItemRecord(*item, result.answer, asked.expected, metric, value, counts, *cost, trace=trace)
+    return ItemRecord(*item, result.answer, asked.expected, metric, value, counts, *cost, loose=loose, trace=trace)
 
 
 def _bar(ranks: Ranks) -> Progress:

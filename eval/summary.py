@@ -2,7 +2,8 @@
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -11,8 +12,6 @@ from rich.table import Table
 from eval.metrics import bootstrap_scores, f1, interval, wilson_interval
 from eval.metrics.intervals import middle
 from eval.record import ItemRecord, RunRecord
-
-Loose = Callable[[ItemRecord], float] | None  # see `eval.suites.base.Suite.loose`
 
 
 def summary(records: Sequence[ItemRecord]) -> dict[str, dict]:
@@ -42,19 +41,29 @@ def totals(records: Sequence[ItemRecord]) -> dict:
     }
 
 
-def result(run: RunRecord, records: Sequence[ItemRecord], loose: Loose = None) -> dict:
-    """What ``summary.json`` holds; with loose scores for a suite that has them."""
+def result(run: RunRecord, records: Sequence[ItemRecord]) -> dict:
+    """What ``summary.json`` holds; with loose scores of a suite that has them."""
     families, total = summary(records), totals(records)
-    for name, score in loose_scores(records, loose).items():
+    for name, score in loose_scores(records).items():
         families.get(name, total)["loose"] = score
     return {"run": run.to_dict(), "families": families, "total": total}
 
 
-def loose_scores(records: Sequence[ItemRecord], loose: Loose) -> dict[str, float]:
-    """Percent by family, and their ``mean``; empty for a suite without loose scores."""
-    if loose is None:
+def has_loose(records: Sequence[ItemRecord]) -> bool:
+    """Whether every item was read in two ways, strictly and loosely."""
+    return bool(records) and all(record.loose is not None for record in records)
+
+
+def loosely(records: Sequence[ItemRecord]) -> list[ItemRecord]:
+    """The same items with their loose scores in the place of the strict ones."""
+    return [replace(record, score=record.loose, metric="loose") for record in records]
+
+
+def loose_scores(records: Sequence[ItemRecord]) -> dict[str, float]:
+    """Percent by family, and their ``mean``; empty for items without loose scores."""
+    if not has_loose(records):
         return {}
-    shares = {family: sum(map(loose, items)) / len(items) for family, items in by_family(records).items()}
+    shares = {family: score_of(items) for family, items in by_family(loosely(records)).items()}
     return {name: _percent(share) for name, share in {**shares, "mean": sum(shares.values()) / len(shares)}.items()}
 
 
@@ -88,9 +97,9 @@ def stream_of(family: str) -> int:
     return zlib.crc32(family.encode())
 
 
-def table(records: Sequence[ItemRecord], title: str, loose: Loose = None) -> Table:
+def table(records: Sequence[ItemRecord], title: str) -> Table:
     """The summary as a table for the terminal."""
-    return terminal_table(title, header(loose), rows(records, loose))
+    return terminal_table(title, header(records), rows(records))
 
 
 def terminal_table(title: str, names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
@@ -110,25 +119,28 @@ def terminal_table(title: str, names: Sequence[str], lines: Sequence[Sequence[st
 HEADER = ("family", "n", "metric", "score", "95 % interval", "tokens / forward", "tokens / s", "cut off", "not asked")
 
 
-def header(loose: Loose = None) -> tuple[str, ...]:
-    """With loose scores the other ones are called strict, and there is no column for the metric."""
-    return HEADER if loose is None else (*HEADER[:2], "strict", HEADER[4], "loose", *HEADER[5:])
+def header(records: Sequence[ItemRecord] = ()) -> tuple[str, ...]:
+    """Of items with loose scores the others are called strict, and forwards stand in for metric and seconds."""
+    if not has_loose(records):
+        return HEADER
+    return (*HEADER[:2], "strict", HEADER[4], "loose", "forwards / item", HEADER[5], *HEADER[7:])
 
 
-def rows(records: Sequence[ItemRecord], loose: Loose = None) -> list[tuple[str, ...]]:
-    """A line a family as texts, and one for the mean if there are several."""
-    lines = [(family, s["n"], s["metric"], *_cells(s)) for family, s in summary(records).items()]
-    if len(lines) > 1:
-        lines.append(("mean", (s := totals(records))["n"], "", *_cells(s)))
-    if scores := loose_scores(records, loose):
-        lines = [(*line[:2], *line[3:5], f"{scores[line[0]]:.1f}", *line[5:]) for line in lines]
-    return [tuple(map(str, line)) for line in lines]
+def rows(records: Sequence[ItemRecord]) -> list[tuple[str, ...]]:
+    """A line a family as texts, and one for the mean if there are several; columns as in `header`."""
+    found = summary(records)
+    if len(found) > 1:
+        found["mean"] = {"metric": "", **totals(records)}
+    loose = loose_scores(records)
+    return [tuple(map(str, _cells(family, s, loose.get(family)))) for family, s in found.items()]
 
 
-def _cells(s: dict) -> tuple:
-    spread = f"{s['low']:.1f} – {s['high']:.1f}"
-    speed = (s["tokens_per_forward"], s["tokens_per_second"])
-    return (f"{s['score']:.1f}", spread, *speed, s["unfinished"], s["not_asked"])
+def _cells(family: str, s: dict, loose: float | None) -> tuple:
+    score, spread = f"{s['score']:.1f}", f"{s['low']:.1f} – {s['high']:.1f}"
+    end = (s["unfinished"], s["not_asked"])
+    if loose is None:
+        return (family, s["n"], s["metric"], score, spread, s["tokens_per_forward"], s["tokens_per_second"], *end)
+    return (family, s["n"], score, spread, f"{loose:.1f}", s["forwards_per_item"], s["tokens_per_forward"], *end)
 
 
 def _family(family: str, items: list[ItemRecord]) -> dict:
@@ -138,13 +150,15 @@ def _family(family: str, items: list[ItemRecord]) -> dict:
 
 
 def cost_of(items: Sequence[ItemRecord]) -> dict:
-    """Speeds, and how many answers were cut off or never asked for."""
+    """Forwards and speeds, and how many answers were cut off or never asked for."""
     tokens, forwards, seconds = (sum(getattr(r, k) for r in items) for k in ("tokens", "forwards", "seconds"))
+    asked = sum(r.error is None for r in items)
     return {
+        "forwards_per_item": round(forwards / asked, 1) if asked else 0.0,
         "tokens_per_forward": round(tokens / forwards, 2) if forwards else 0.0,
         "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
         "unfinished": sum(r.finish_reason == "length" for r in items),
-        "not_asked": sum(r.error is not None for r in items),
+        "not_asked": len(items) - asked,
     }
 
 

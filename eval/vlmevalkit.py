@@ -1,16 +1,23 @@
 """This package's models inside VLMEvalKit, which has no plugins: a model class, and its entry in VLMEvalKit's table.
 
-    import eval.vlmevalkit
-    eval.vlmevalkit.register("my-model", "runs/demo/checkpoint-4000")   # before its run.py is called
-    # python run.py --data MMBench_DEV_EN --model my-model
+    python -m eval.vlmevalkit VLMEvalKit/run.py --data MMBench_DEV_EN --model my-model=runs/demo/final
+    python -m eval.vlmevalkit VLMEvalKit/run.py --data chairs --model my-model=embedded    # $LMUData/chairs.tsv
+
+runs a checked-out VLMEvalKit's own ``run.py`` with all that follows it, after ``NAME=CHECKPOINT`` has been entered
+into the table as NAME; `register` does that alone. Data sets that VLMEvalKit does not know lie at
+``$LMUData/NAME.tsv``; with columns A and B they are multiple choice and scored without a judge (``--judge
+exact_matching``).
 
 VLMEvalKit hands over a list of parts, ``{"type": "image" | "text" | "video", "value": a path or a text}``. The
 deciding choice: nothing of VLMEvalKit is imported until its table is written to, and its class is one only then; what
 an answer is made of can be used, and tested, without it.
 """
 
+import runpy
+import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from data_pipelines.media import open_media
@@ -79,3 +86,31 @@ def register(name: str, model: str | None = None, **options: Any) -> None:
         raise ValueError(f"VLMEvalKit is not installed ({error}); see github.com/open-compass/VLMEvalKit") from error
     kind = type("BlockDiffusion", (BlockDiffusion, BaseModel), {})
     supported_VLM[name] = partial(kind, model=model, **options)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run VLMEvalKit's ``run.py`` with checkpoints in its table; 2 for a mistake, told in one line."""
+    script, *options = [*(sys.argv[1:] if argv is None else argv)] or [""]
+    try:
+        if not Path(script).is_file():
+            raise ValueError(f"{script or 'no script given'}: give the run.py of a checked-out VLMEvalKit first")
+        sys.path.insert(0, str(Path(script).resolve().parent))
+        sys.argv = [script, *map(_entered, options)]
+    except ValueError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    runpy.run_path(script, run_name="__main__")
+    return 0
+
+
+def _entered(option: str) -> str:
+    """The option; of ``NAME=CHECKPOINT`` the name alone, once the checkpoint is in the table."""
+    name, equals, model = option.partition("=")
+    if not equals or option.startswith("-"):
+        return option
+    register(name, None if model == "embedded" else model)
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

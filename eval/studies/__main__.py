@@ -2,6 +2,7 @@
 
 python -m eval.studies noise
 python -m eval.studies nbdiff --steps 240 --seeds 3 --output runs/studies/nbdiff
+python -m eval.studies equal_compute
 python -m eval.studies decoders --families describe,json --limit 25
 python -m eval.studies tables
 python -m eval.studies parallelism --model runs/lists/final
@@ -24,6 +25,7 @@ warnings.filterwarnings("ignore")
 STUDIES = {
     "noise": "SDAR-VL: a level a block, realised mask ratios, Beta curriculum, clipped noise",
     "nbdiff": "NBDiff: context, next-token loss, block growth",
+    "equal_compute": "next tokens, blocks and full attention at equal compute",
 }
 # Those of decoding train nothing: a module each, with ``LIMIT`` and ``study(output, model, families, limit, seed)``.
 DECODING = {

@@ -120,6 +120,8 @@ def curves_of(model, processor, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
 
 def _turned(model, arm: Arm) -> list[tuple[str, dict]]:
     preset = PRESETS[arm.name]
+    if preset.mode != "block":  # no policy commits anything
+        return []
     if preset.policy in THRESHOLDED:
         return [(f"threshold={value}", {"threshold": value}) for value in THRESHOLDS]
     if preset.policy in STEPPED:

@@ -31,7 +31,7 @@ def gradient_noise(model, processor, recipe: Recipe) -> float:
     def drawn() -> Iterator[torch.Tensor]:
         for noised in _noise_draws(samples, model, processor, recipe):
             model.zero_grad()
-            _loss(model, samples, noised, processor, recipe).backward()
+            batch_loss(model, samples, noised, processor, recipe).backward()
             yield torch.cat([p.grad.flatten().cpu() for p in parts if p.grad is not None])
 
     variance, mean_square = variance_and_mean_square(drawn())
@@ -55,7 +55,7 @@ def _noise_draws(samples: list[Prepared], model, processor, recipe: Recipe) -> I
         yield [noise_sample(sample, *options) for sample in samples]
 
 
-def _loss(model, samples: list[Prepared], noised: list[NoisedSample], processor, recipe: Recipe) -> torch.Tensor:
+def batch_loss(model, samples: list[Prepared], noised: list[NoisedSample], processor, recipe: Recipe) -> torch.Tensor:
     """The training loss of one batch as the trainer computes it."""
     totals = {
         "diffusion": sum(n.normaliser for n in noised),

@@ -79,6 +79,14 @@ HEADLINES: dict[str, Headline] = {
         "27.6 times as fast, 8-shot and 1024 tokens, 77.3 to 76.0 (paper)", "speed", STATIC, 27.6
     ),
     "dkv": Headline("2 to 10 times as fast, none at batch 1 (abstract, README)", "speed", STATIC, 2.0),
+    "dkv-pd": Headline("2 to 10 times as fast, none at batch 1 (abstract, README)", "speed", STATIC, 2.0),
+    "dkv-greedy": Headline("2 to 10 times as fast, none at batch 1 (abstract, README)", "speed", STATIC, 2.0),
+    "fast-dllm-v2": Headline("up to 2.5 times AR decoding, with its own models (abstract)", "speed", AR, 2.5),
+    "window": Headline("up to 99 times as fast, of very long budgets (abstract)", "speed", STATIC, 99.0),
+    "llada2.1": Headline("5.93 tokens per forward against 3.08 of LLaDA2.0-flash, 72.34 to 72.43 (paper)"),
+    "diffuspec": Headline(
+        "3.08 times AR on average, Qwen2.5-32B verifying drafts of Dream-7B (paper)", "speed", AR, 3.08
+    ),
     "top-margin": Headline(
         "Sudoku under 7 % to about 90 % against a random order (abstract); here against confidence", "score", STATIC
     ),

@@ -33,7 +33,7 @@ from eval.studies.drawing import draw_lines
 from eval.studies.frame import Arm, Claim, Interval, opened, write_json
 from eval.studies.report import claims_table
 from eval.suites import parallel_bench
-from eval.suites.base import Suite, named
+from eval.suites.base import named
 from eval.summary import by_family, loose_scores
 from vlm.checkpoints.load import load
 
@@ -61,7 +61,7 @@ def study(
     with opened(output, {"study": "parallelism", "model": model_hash(loaded), "seed": seed}):
         arms = arms_of(loaded, seed)
         answers = answer_all(loaded, processor, suite, chosen, limit, arms, output / suite.name, name)
-        return _written(output, name, hardware(loaded), suite, answers)
+        return _written(output, name, hardware(loaded), answers)
 
 
 def arms_of(model, seed: int) -> list[Arm]:
@@ -76,15 +76,15 @@ def arms_of(model, seed: int) -> list[Arm]:
     return [Arm(name, {**given, "max_new_tokens": MAX_NEW_TOKENS}, seed) for name, given in wanted.items()]
 
 
-def _written(output: Path, name: str, machine: dict, suite: Suite, answers: Answers) -> str:
+def _written(output: Path, name: str, machine: dict, answers: Answers) -> str:
     items = next(iter(answers.values()))
     results = {"study": "parallelism", "model": name, "hardware": machine, "claims": []}
-    results["arms"] = {arm: _figures(records, suite) for arm, records in answers.items()}
+    results["arms"] = {arm: _figures(records) for arm, records in answers.items()}
     blocks: list[Block] = [Text(_about(name, machine, items))]
     if any(record.score for records in answers.values() for record in records):
         claims = claims_of(answers)
         results["claims"] = [{**asdict(claim), "verdict": claim.verdict} for claim in claims]
-        blocks += _compared(output, suite, answers, claims)
+        blocks += _compared(output, answers, claims)
     else:
         blocks.append(Text(NOTHING))
     text = to_markdown("ParallelBench: score against parallelism", blocks)
@@ -93,7 +93,7 @@ def _written(output: Path, name: str, machine: dict, suite: Suite, answers: Answ
     return text
 
 
-def _compared(output: Path, suite: Suite, answers: Answers, claims: Sequence[Claim]) -> list[Block]:
+def _compared(output: Path, answers: Answers, claims: Sequence[Claim]) -> list[Block]:
     file = output / "parallelism.png"
     draw_lines(file, _panels(answers), ("tokens per forward", "score, %"))
     left = [task for task in by_family(next(iter(answers.values()))) if task not in tasks_done(answers)]
@@ -104,7 +104,7 @@ def _compared(output: Path, suite: Suite, answers: Answers, claims: Sequence[Cla
         *judged,
         *([Text(said)] if said else []),
         Heading("All tasks"),
-        _totals(suite, answers),
+        _totals(answers),
         Heading("Score by task, %"),
         _by_task(answers),
         Figure("", "Score against tokens per forward: fixed numbers of tokens a pass, and thresholds", file.name),
@@ -157,11 +157,11 @@ def _plain(task: str) -> str:
     return task.removesuffix(parallel_bench.DRAWN)
 
 
-def _totals(suite: Suite, answers: Answers) -> Table:
+def _totals(answers: Answers) -> Table:
     header = ("decoding", "score, %", "loose, %", "tokens / forward", "forwards / item")
     lines = []
     for arm, items in answers.items():
-        told = _figures(items, suite)
+        told = _figures(items)
         passes = sum(item.forwards for item in items) / len(items)
         lines.append((arm, score(items).text(1), f"{told['loose']:.1f}", f"{per_forward(items):.2f}", f"{passes:.1f}"))
     return Table(header, lines)
@@ -192,10 +192,10 @@ def _lines(answers: Answers, tasks: Sequence[str]) -> dict[str, list[tuple[float
     return lines
 
 
-def _figures(items: Sequence[ItemRecord], suite: Suite) -> dict:
+def _figures(items: Sequence[ItemRecord]) -> dict:
     return {
         "score": asdict(score(items)),
-        "loose": loose_scores(items, suite.loose)["mean"],
+        "loose": loose_scores(items)["mean"],
         "tokens_per_forward": per_forward(items),
         "items": len(items),
     }

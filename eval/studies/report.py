@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from eval.document import Heading, Table, Text, to_markdown
+from eval.document import Block, Heading, Table, Text, to_markdown
 from eval.studies.frame import Claim, Result, over_seeds, values, write_json
 
 COLORS = ("#3b6fd4", "#d9822b", "#2a9d6f", "#b0357a", "#7a6ff0", "#5f6b7a", "#b42318", "#0f8b8d")
@@ -57,8 +57,9 @@ def write(
     columns: Sequence[Column],
     claims: Sequence[Claim],
     plots: Sequence[Plot],
+    more: Sequence[Block] = (),
 ) -> str:
-    """Write everything to ``output``; returns the report's Markdown."""
+    """Write everything to ``output``, ``more`` below the table of arms; returns the report's Markdown."""
     drawn = {"curves": draw_curves, "bars": draw_bars}
     pictures = []
     for plot in plots:
@@ -71,6 +72,7 @@ def write(
         claims_table(claims),
         Heading(f"Arms: mean of {_seeds(results)} with 95 % interval"),
         arms_table(results, columns),
+        *more,
     ]
     text = to_markdown(title, blocks) + "\n" + "\n".join(pictures)
     (output / "report.md").write_text(text, encoding="utf-8")

@@ -104,7 +104,7 @@ def _new_model(folder: Path) -> None:
     recipe = ModelRecipe(dict(TEXT), embedded.config.vision_config, {**NEXT_TOKEN, "block_size": 1})
     model = build_model(recipe, processor.tokenizer, seed=0)
     model.vision_tower.load_state_dict(embedded.vision_tower.state_dict())
-    _save(folder, model, build_processor(model, processor.tokenizer))
+    save(folder, model, build_processor(model, processor.tokenizer))
 
 
 def _with_traits(source: Path, folder: Path, traits: dict) -> None:
@@ -113,10 +113,10 @@ def _with_traits(source: Path, folder: Path, traits: dict) -> None:
     changed = DiffusionTraits(**{**traits, "mask_token_id": model.config.traits.mask_token_id})
     model.config.diffusion = vars(changed)
     model.generation_config.block_size = changed.block_size
-    _save(folder, model, processor)
+    save(folder, model, processor)
 
 
-def _save(folder: Path, model, processor) -> None:
+def save(folder: Path, model, processor) -> None:
     with written_whole(folder) as written:
         model.save_pretrained(written)
         processor.save_pretrained(written)
@@ -132,11 +132,9 @@ def trained(arm: Arm, folder: Path, recipe: Recipe, limit: int) -> Measured:
     """
     run(recipe)
     model, processor = load(str(folder / "final"))
-    records = _answers(model, processor, arm.seed, limit, folder)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for checkpoint in checkpoints(folder):
-        shutil.rmtree(checkpoint)  # the final model stays
-    return {**of_metrics(lines), **_scores(records)}, curves_of(lines)
+    records = answers(model, processor, arm.seed, limit, folder)
+    lines = tidied(folder)
+    return {**of_metrics(lines), **scores(records)}, curves_of(lines)
 
 
 def recipe_of(arm: Arm, folder: Path, recipe: Recipe, paths: dict[str, Path]) -> Recipe:
@@ -145,15 +143,24 @@ def recipe_of(arm: Arm, folder: Path, recipe: Recipe, paths: dict[str, Path]) ->
     return replace(recipe, **{**arm.overrides, "init_from": start, "output_dir": str(folder), "seed": arm.seed})
 
 
-def _answers(model, processor, seed: int, limit: int, folder: Path) -> list[ItemRecord]:
-    """Held-out items in block mode; each seed of a study has its own."""
+def tidied(folder: Path) -> list[dict]:
+    """The metrics of an arm's run, a dictionary a step; of its models the final one stays."""
+    for checkpoint in checkpoints(folder):
+        shutil.rmtree(checkpoint)
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def answers(
+    model, processor, seed: int, limit: int, folder: Path, mode: str = "block", longest: int | None = None
+) -> list[ItemRecord]:
+    """Held-out items in ``mode``, at most ``longest`` tokens each; each seed of a study has its own."""
     suite = playground.suite(seed + 1)
-    config = settings(model, mode="block", max_new_tokens=MAX_NEW_TOKENS)
+    config = settings(model, mode=mode, max_new_tokens=longest or MAX_NEW_TOKENS)
     name = f"{folder.parent.name}/{folder.name}"
     return evaluate(model, processor, config, suite, list(FAMILIES), limit, BATCH_SIZE, folder / "items", name)[1]
 
 
-def _scores(records: list[ItemRecord]) -> dict[str, float]:
+def scores(records: list[ItemRecord]) -> dict[str, float]:
     """Held-out score in percent, of each family and the mean of them."""
     families = by_family(records)
     return {"score": 100 * mean_score(families), **{name: 100 * score_of(items) for name, items in families.items()}}

@@ -49,7 +49,7 @@ class Suite:
         questions: (family, ascending indices) → those questions, fewer if the source ends before.
         score: (question, answer) → score in [0, 1], and slot counts if the family's score is micro-averaged.
         confused: a wrong item → (expected, said) pairs, for the list of frequent confusions.
-        loose: an item → its score with a lenient reading of the answer, where the suite has one beside ``score``.
+        loose: (question, answer) → score of a lenient reading, where the suite has one beside ``score``.
     """
 
     name: str
@@ -59,19 +59,22 @@ class Suite:
     questions: Callable[[str, Sequence[int]], Iterator[Question]]
     score: Callable[[Question, str], tuple[float, Counts | None]]
     confused: Callable[[ItemRecord], list[tuple[str, str]]]
-    loose: Callable[[ItemRecord], float] | None = None
+    loose: Callable[[Question, str], float] | None = None
 
 
-def named(names: str | None, known: Sequence[str]) -> list[str]:
+def named(names: str | None, known: Sequence[str], what: str = "family") -> list[str]:
     """The families of a comma-separated list, each once; all of them without a list.
 
+    Args:
+        what: what an error calls them.
+
     Raises:
-        ValueError: for a name that is no family, with the nearest ones.
+        ValueError: for a name that is not known, with the nearest ones.
     """
     chosen = list(dict.fromkeys(names.split(","))) if names is not None else list(known)
     for name in chosen:
         if name not in known:
-            raise ValueError(f"unknown family {name!r}; {nearest(name, known)}")
+            raise ValueError(f"unknown {what} {name!r}; {nearest(name, known)}")
     return chosen
 
 

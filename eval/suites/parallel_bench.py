@@ -8,8 +8,8 @@ and words to a sentence; the four left out need data sets and learned judges. Ea
 what the benchmark is about: ``compare`` draws it.
 
 The deciding choice: an item is a function of (task, seed, index), so that an answer is judged by its item's rule, made
-again, and a record needs to hold nothing but the answer. The score is strict: the answer in the form asked for and
-nothing else. The loose score, beside it in tables, reads the answer out of whatever stands around it.
+again. The score is strict: the answer in the form asked for and nothing else. The loose score, beside it in every
+record and table, reads the answer out of whatever stands around it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,6 @@ from data_pipelines.record import image_part, text_part
 from eval.metrics.lists import legal_edit, list_in, loose_list_in
 from eval.metrics.sentence import is_loosely_sentence_of, is_sentence_of
 from eval.metrics.squares import is_latin_square, loose_square_in, solves_sudoku, square_in
-from eval.record import ItemRecord
 from eval.suites.base import Question, Suite, short_pair
 
 DRAWN = "_image"
@@ -59,8 +58,8 @@ def suite(seed: int) -> Suite:
     def score(asked: Question, answer: str) -> tuple[float, None]:
         return judged(asked.family, seed, asked.index, answer), None
 
-    def loose(record: ItemRecord) -> float:
-        return judged(record.family, seed, record.index, record.answer, loosely=True)
+    def loose(asked: Question, answer: str) -> float:
+        return judged(asked.family, seed, asked.index, answer, loosely=True)
 
     metrics = dict.fromkeys(FAMILIES, "strict")
     return Suite("parallel_bench", seed, {}, metrics, questions, score, short_pair, loose)

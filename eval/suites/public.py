@@ -51,7 +51,7 @@ class PublicSuite:
 
     def chosen(self, names: str | None) -> list[Benchmark]:
         """Those of a comma-separated list, all without one; ValueError with the nearest names for an unknown one."""
-        return [self.benchmarks[name] for name in named(names, list(self.benchmarks))]
+        return [self.benchmarks[name] for name in named(names, list(self.benchmarks), "benchmark")]
 
 
 def names() -> list[str]:

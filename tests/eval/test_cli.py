@@ -49,7 +49,7 @@ def test_a_run_writes_items_header_and_summary_and_prints_a_table(checkpoint, tm
     assert [(i["family"], i["index"]) for i in items] == [("json", 0), ("json", 1), ("counting", 0), ("counting", 1)]
     header = json.loads((output / "run.json").read_text())
     assert (header["settings"]["block_size"], header["settings"]["threshold"]) == (8, 0.5)
-    assert (header["limit"], header["seed"], header["version"]) == (2, 1, 3)
+    assert (header["limit"], header["seed"], header["version"]) == (2, 1, 4)
     result = json.loads((output / "summary.json").read_text())
     assert list(result["families"]) == ["json", "counting"] and result["run"] == header
     assert result["total"]["tokens"] == sum(i["tokens"] for i in items)

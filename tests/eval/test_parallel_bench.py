@@ -1,6 +1,7 @@
 """ParallelBench: rule checkers against brute force, strict and loose readings, and a whole run on a tiny model."""
 
 import json
+from dataclasses import replace
 from itertools import permutations, product
 
 import pytest
@@ -21,6 +22,7 @@ from eval.metrics import (
     solves_sudoku,
     square_in,
 )
+from eval.output import load
 from eval.report import report
 from eval.runner import evaluate
 from eval.suites import parallel_bench
@@ -259,7 +261,7 @@ def test_a_run_is_the_same_in_batches_of_one_and_eight_resumes_and_is_reported(t
     for size, limit in ((1, 3), (8, 2), (8, 3)):  # the second run with eight goes on where the first one stopped
         options = (families, limit, size, tmp_path / str(size), "tiny")
         run, records = evaluate(model, processor, config, suite_named("parallel_bench", 1), *options)
-        found[size] = [(r.family, r.index, r.answer, r.forwards, r.score) for r in records]
+        found[size] = [(r.family, r.index, r.answer, r.forwards, r.score, r.loose) for r in records]
     assert found[1] == found[8] and len(found[1]) == 12
     again = suite_of(run)
     assert (again.name, again.seed, run.suite, run.items) == ("parallel_bench", 1, "parallel_bench", {})
@@ -275,13 +277,41 @@ def test_loose_scores_stand_beside_strict_ones(tmp_path):
     run, records = evaluate(model, processor, decoding(model, max_new_tokens=1), asked, *options)
     said = [records[0].expected, f"[{records[1].expected}]", "no idea", ""]
     for record, answer in zip(records, said, strict=True):
-        record.answer, record.score = answer, judged("reverse", 1, record.index, answer)
-    shown = result(run, records, asked.loose)
+        question = next(asked.questions("reverse", [record.index]))
+        record.answer, record.score, record.loose = (
+            answer,
+            asked.score(question, answer)[0],
+            asked.loose(question, answer),
+        )
+    shown = result(run, records)
     assert (shown["families"]["reverse"]["score"], shown["families"]["reverse"]["loose"]) == (25.0, 50.0)
     assert shown["total"]["loose"] == 50.0
-    shown = dict(zip(header(asked.loose), rows(records, asked.loose)[0], strict=True))
+    shown = dict(zip(header(records), rows(records)[0], strict=True))
     assert (shown["strict"], shown["loose"], shown["cut off"]) == ("25.0", "50.0", "4")
-    assert "loose" not in json.dumps(result(run, records))
+    assert float(shown["forwards / item"]) == round(sum(r.forwards for r in records) / 4, 1)
+    plain = [replace(record, loose=None) for record in records]
+    assert "loose" not in json.dumps(result(run, plain)["families"]) and header(plain)[2] == "metric"
+
+
+def test_both_scores_stand_in_every_line_and_in_reports(tmp_path):
+    """What is written, read and compared; a record of the version before has no loose score and is read as well."""
+    model, processor = tiny_model()
+    config, asked = decoding(model, max_new_tokens=3), parallel_bench.suite(1)
+    evaluate(model, processor, config, asked, ["copy", "sudoku"], 2, 2, tmp_path / "a", "tiny")
+    lines = (tmp_path / "a" / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    for record in map(json.loads, lines):
+        judges = (record["family"], 1, record["index"], record["answer"])
+        assert (record["score"], record["loose"]) == (judged(*judges), judged(*judges, loosely=True))
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "a"), "--output", str(tmp_path / "both")]) == 0
+    assert "Loose scores" in (tmp_path / "both" / "report.md").read_text(encoding="utf-8")
+    header = json.loads((tmp_path / "a" / "run.json").read_text())
+    (tmp_path / "a" / "run.json").write_text(json.dumps({**header, "version": 3}))
+    old = [{k: v for k, v in json.loads(line).items() if k != "loose"} for line in lines]
+    (tmp_path / "a" / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert [r.loose for r in load(tmp_path / "a")[1]] == [None] * 4
+    assert ">loose</th>" not in report(tmp_path / "a").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="its version is 3, this one's 4"):
+        evaluate(model, processor, config, asked, ["copy"], 3, 2, tmp_path / "a", "tiny")
 
 
 def test_the_command_line_lists_it_and_refuses_what_it_does_not_take(capsys, tmp_path):

@@ -58,7 +58,7 @@ def test_names_that_are_not_known(capsys, tmp_path):
     for options, says in (
         (["--suite", "sdar_vl_12"], "unknown suite 'sdar_vl_12'; did you mean sdar_vl_21?"),
         (["--suite", str(tmp_path / "none.yaml")], "none.yaml: cannot be read as a suite (No such file"),
-        (["--suite", "sdar_vl_21", "--tasks", "mmstar,mmm"], "unknown family 'mmm'; did you mean mmmu"),
+        (["--suite", "sdar_vl_21", "--tasks", "mmstar,mmm"], "unknown benchmark 'mmm'; did you mean mmmu"),
         (["--suite", "sdar_vl_21", "--processes", "0"], "--processes 0 must be at least 1"),
     ):
         assert main(["run", *options]) == 2

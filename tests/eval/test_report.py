@@ -14,12 +14,13 @@ from PIL import Image
 from rich.console import Console
 
 from eval.__main__ import main
-from eval.compare import _curve, differences
+from eval.compare import differences
 from eval.document import Card, Heading, Table, Text, to_html, to_markdown
 from eval.output import continued, load
 from eval.plots import against_speed
 from eval.record import ItemRecord, RunRecord
 from eval.report import report
+from eval.speed import curve
 from eval.suites import playground
 from eval.suites.playground import question
 from eval.summary import rows, summary, table, totals
@@ -103,10 +104,13 @@ def test_the_page_parses_and_needs_nothing_from_elsewhere(page):
 
 def test_the_plot_is_a_drawing_that_needs_nothing_either(page):
     sources = [a["src"] for t, a in Page(page[1].read_text(encoding="utf-8")).tags if t == "img"]
-    [plot] = [s for s in sources if s.startswith("data:image/svg+xml")]
-    tree = ElementTree.fromstring(base64.b64decode(plot.partition(",")[2]))
-    links = [v for e in tree.iter() for k, v in e.attrib.items() if k.endswith("href")]
-    assert all(link.startswith("#") for link in links) and not list(tree.iter("{http://www.w3.org/2000/svg}image"))
+    plots = [s for s in sources if s.startswith("data:image/svg+xml")]
+    assert len(plots) == 2  # scores, and score against speed
+    for plot in plots:
+        tree = ElementTree.fromstring(base64.b64decode(plot.partition(",")[2]))
+        links = [v for e in tree.iter() for k, v in e.attrib.items() if k.endswith("href")]
+        assert all(link.startswith("#") for link in links)
+        assert not list(tree.iter("{http://www.w3.org/2000/svg}image"))
 
 
 def test_wrong_answers_come_with_their_own_pictures(page):
@@ -154,11 +158,35 @@ def test_runs_that_differ_in_pace_only_lie_on_one_curve(tmp_path):
     settings = [{"mode": "block", "threshold": 0.5}, {"mode": "block", "threshold": 0.9}, {"mode": "ar"}]
     runs = [replace(RUN, settings=own) for own in settings]
     points = [("a", 1.0, 50.0, 40.0, 60.0), ("b", 2.0, 40.0, 30.0, 50.0), ("c", 3.0, 40.0, 30.0, 50.0)]
-    curves = list(map(_curve, runs))
+    curves = list(map(curve, runs))
     assert curves[0] == curves[1] != curves[2]
-    assert len(against_speed(points, curves)) > len(against_speed(points)) and against_speed(
-        points, curves
-    ) == against_speed(points, curves)
+    joined = against_speed(points, "score", curves)
+    assert len(joined) > len(against_speed(points, "score")) and joined == against_speed(points, "score", curves)
+
+
+def test_other_runs_stand_beside_one_in_the_plot_of_speed(tmp_path, capsys):
+    """Over the items that all hold; runs of other items are refused."""
+    a, longer = written(tmp_path / "a", items()[:4]), written(tmp_path / "b", items((1, 3), tokens=12))
+    assert main(["report", str(a), str(longer)]) == 0
+    text = (a / "report.md").read_text(encoding="utf-8")
+    assert "| a | 25.0 |" in text and "| b | 50.0 |" in text  # items 0 to 3, of which b has two right
+    assert re.search(r"\| b \| 50.0 \| [^|]* \| 3.0 \| 4.0 \| 24.0 \|", text) and "Over the 4 items" in text
+    namesake = written(tmp_path / "elsewhere" / "a", items((2,))[:4])
+    assert main(["report", str(a), str(namesake)]) == 0
+    assert f"| {namesake} | 75.0 |" in (a / "report.md").read_text(encoding="utf-8").replace("\\_", "_")
+    other = written(tmp_path / "c", items(), replace(RUN, seed=2))
+    capsys.readouterr()
+    apart = written(tmp_path / "d", items()[4:])
+    for wrong, says in ((other, "the runs differ in seed: 1 and 2"), (apart, "the runs have no item in common")):
+        for command in ("report", "compare"):
+            assert main([command, str(a), str(wrong)]) == 2
+            assert says in (err := capsys.readouterr().err) and err.count("\n") == 1
+
+
+def test_grids_stay_grids():
+    card = Card("t", [], "Solve\n1 _\n_ 1", "1 2\n2 1", "a\x00\n<b>")
+    text = to_html("t", [card])
+    assert "Solve\n1 _\n_ 1</dd>" in text and "1 2\n2 1</dd>" in text and "&lt;b&gt;" in text and "\x00" not in text
 
 
 def test_the_same_run_gives_the_same_page(page):
@@ -268,7 +296,7 @@ def test_a_report_of_a_source_that_is_gone_says_so(tmp_path):
 @pytest.mark.parametrize("name, text, says", [
     (None, None, "no results to read"),
     ("run.json", "{", "holds files that are no results of ours"),
-    ("run.json", '{"version": 1}', "results of version 1, this code reads version 3"),
+    ("run.json", '{"version": 1}', "results of version 1, this code reads 3 and 4"),
     ("items.jsonl", "", "holds no finished item"),
 ])  # fmt: skip
 def test_directories_that_hold_no_results(tmp_path, capsys, name, text, says):
