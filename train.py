@@ -11,8 +11,10 @@ GPU, or the CPU; torchrun and ``accelerate launch`` start several, each with ``a
 
 import logging
 import sys
+import warnings
 from argparse import ArgumentError
 
+warnings.filterwarnings("ignore", category=FutureWarning)  # of peft and transformers about each other
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about kernels that training does not use
 
 from vlm.training.recipe import read_recipe  # noqa: E402

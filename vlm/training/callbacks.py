@@ -47,7 +47,8 @@ class Metrics(TrainerCallback):
         logs.update(losses, tokens_per_second=round(self.rows / (now - self.since), 1))
         logs["waiting"] = round(seconds["wait"] / (now - self.since), 4)  # the share of the time that data cost
         if self._measures(state):
-            logs["nelbo"] = self.trainer.nelbo()
+            if self.trainer.measures_nelbo:
+                logs["nelbo"] = self.trainer.nelbo()
             self.answers.write(state.global_step)
         self.rows, self.since = 0, time.perf_counter()
         if args.process_index == 0:

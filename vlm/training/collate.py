@@ -11,6 +11,7 @@ import torch
 
 from vision_encoders.pictures import joined
 from vlm.attention import PADDING, Rows
+from vlm.composite import joined_media
 from vlm.config import DiffusionTraits
 from vlm.layout import pack, packing
 from vlm.noise import (
@@ -141,6 +142,9 @@ def collate(
         pixels = joined([getattr(samples[i].encoded, field) for group in groups for i in group])
         if pixels is not None:
             batch[name] = pixels
+    media = [samples[i].encoded.media for group in groups for i in group]
+    if any(found is not None for found in media):
+        batch["media"] = joined_media([found for found in media if found is not None])
     return batch
 
 

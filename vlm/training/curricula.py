@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from data_pipelines.playground import FAMILIES
+from data_pipelines.playground.scene import MIN_SIDE
 from vision_encoders.config import nearest
 from vlm.noise import BetaCurriculum, Published, Uniform
 
@@ -53,6 +54,8 @@ class Phase:
                 raise ValueError(f"the weight of family {name!r} must be positive, not {weight}")
         if not self.weights:
             raise ValueError("a phase needs the weight of at least one playground family")
+        if self.max_side < MIN_SIDE:
+            raise ValueError(f"a phase's max_side must be at least {MIN_SIDE} pixels, not {self.max_side}")
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,16 @@ class Lines:
         self.path = path
 
     def cut(self, step: int) -> None:
-        """Drop the lines after ``step``."""
+        """Drop the lines after ``step``. Raises OSError as `append`; the file is then as it was."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step(line) <= step]
         beside = self.path.with_suffix(".partial")
-        beside.write_text("".join(line + "\n" for line in kept), "utf-8")
+        try:
+            beside.write_text("".join(line + "\n" for line in kept), "utf-8")
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise self._unwritten(error) from error
         os.replace(beside, self.path)
 
     def append(self, line: dict) -> None:
@@ -30,8 +34,12 @@ class Lines:
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        except OSError as error:  # a failing write does not name its file
-            raise OSError(f"{self.path}: could not be written ({error.strerror})") from error
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> OSError:
+        """A failing write does not name its file."""
+        return OSError(f"{self.path}: could not be written ({error.strerror})")
 
 
 def _step(line: str) -> float:

@@ -42,6 +42,6 @@ def _supervised(targets: torch.Tensor) -> torch.Tensor:
 
 def _cross_entropies(model, batch: dict[str, torch.Tensor], at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropies [S] of ``targets`` [S] at flat row indices ``at`` [S] of a micro-batch."""
-    media = {k: batch[k] for k in ("pixel_values", "pixel_values_videos") if k in batch}
+    media = {k: batch[k] for k in ("pixel_values", "pixel_values_videos", "media") if k in batch}
     rows, source = rows_of(batch), batch["source"]
     return model(input_ids=batch["ids"], rows=rows, source=source, logits_at=at, targets=targets, **media).losses

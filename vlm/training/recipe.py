@@ -36,8 +36,9 @@ class Recipe:
         log_steps: steps between lines of metrics.
         accumulation: micro-batches per optimiser step, of each process.
         seed: of weights, data order, noise and block sizes.
-        init_from: directory of a model to start from, or ``embedded``; None builds one from ``model`` and warms its
-            tower up, or with an adapter starts from the embedded model.
+        init_from: directory of a model to start from, or ``embedded``, with the traits of ``model.diffusion`` if that
+            says anything; None builds one from ``model`` and warms its tower up, or with an adapter starts from the
+            embedded model.
         adapter: trains an adapter of the model, everything else frozen; None trains the model itself.
         eval_steps: steps between measurements of the nominal NELBO on a fixed held-out batch (`vlm.training.heldout`).
         stages: runs in a row, each from where the one before ended (`vlm.training.curricula.Stage`); ``max_steps`` is

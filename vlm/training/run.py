@@ -18,7 +18,8 @@ from vlm.training.build import build_model, build_processor, train_tokenizer
 from vlm.training.data import PlaygroundStream, tokenizer_texts
 from vlm.training.own_data import OwnStream, list_skipped, own_texts
 from vlm.training.recipe import ModelRecipe, Recipe
-from vlm.training.saving import written_whole
+from vlm.training.saving import each_once, written_whole
+from vlm.training.start import check_base, check_buildable, check_legal, check_same_start, under_traits
 from vlm.training.trainer import BlockDiffusionTrainer, checkpoints
 from vlm.training.warmup import warm_up
 
@@ -45,24 +46,16 @@ def _run_stage(recipe: Recipe, sizes: set[int]) -> None:
     logging.disable_progress_bar()  # ours is the only one
     torch.manual_seed(recipe.seed)
     Path(recipe.output_dir).mkdir(parents=True, exist_ok=True)
+    if _source(recipe) is None:
+        check_legal(recipe, check_buildable(recipe.model), sizes)
     model, processor = _model(recipe)
     traits = model.config.traits
-    if recipe.objective.ar_weight > 0 and traits.context_attention != "causal":
+    check_legal(recipe, traits, sizes)
+    if model.vision_tower is None and model.config.composite_config is None and not recipe.data.sources:
+        raise ValueError(f"{recipe.init_from}: this model reads text only; data.sources must name texts to train on")
+    if model.config.composite_config is not None and (recipe.optim.vision_lr or recipe.optim.projector_lr):
         raise ValueError(
-            f"ar_weight {recipe.objective.ar_weight} needs causal context: under {traits.context_attention!r} context "
-            "clean rows see the tokens they would predict"
-        )
-    if recipe.objective.ar_weight < 0:
-        raise ValueError(f"ar_weight {recipe.objective.ar_weight} must not be negative")
-    if traits.ar_mode and recipe.objective.ar_weight == 0:
-        raise ValueError(
-            "ar_mode true needs ar_weight above 0: the checkpoint would claim a mode it was not trained for"
-        )
-    untrained = sorted(sizes - set(traits.trained_block_sizes))
-    if untrained:
-        raise ValueError(
-            f"data.block_sizes {untrained} are not among the model's trained_block_sizes "
-            f"{sorted(traits.trained_block_sizes)}"
+            "optim.vision_lr, optim.projector_lr: this model's tower learns as its decoder does, or not at all"
         )
     skipped = Path(recipe.output_dir) / "skipped.jsonl"
     stream = PlaygroundStream(recipe.data, processor, traits, recipe.seed)
@@ -70,6 +63,8 @@ def _run_stage(recipe: Recipe, sizes: set[int]) -> None:
         longest = getattr(model.config.text_config, "max_position_embeddings", None)
         stream = OwnStream(recipe.data, processor, traits, recipe.seed, longest, skipped)
     trainer = BlockDiffusionTrainer(model, processor, stream, recipe)
+    if recipe.data.heldout:
+        trainer.heldout  # noqa: B018  what is wrong with it is said before the first step
     try:
         trainer.resume()
     finally:
@@ -82,7 +77,7 @@ def _save_final(trainer: BlockDiffusionTrainer, recipe: Recipe) -> None:
     whole = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None  # gathered by all
     if trainer.is_world_process_zero():
         with written_whole(Path(recipe.output_dir) / "final") as written:
-            trainer.model.save_pretrained(written, state_dict=whole)
+            trainer.model.save_pretrained(written, state_dict=each_once(trainer.model, whole))
             if recipe.adapter is None:  # an adapter uses its base's
                 trainer.processor.save_pretrained(written)
     trainer.accelerator.wait_for_everyone()  # the next stage begins with what was saved
@@ -90,22 +85,41 @@ def _save_final(trainer: BlockDiffusionTrainer, recipe: Recipe) -> None:
 
 def _model(recipe: Recipe) -> tuple[VLMForBlockDiffusion | PeftModel, VLMProcessor]:
     """The newest checkpoint's model, ``init_from``'s, or a new one; with an adapter, always ``init_from``'s."""
-    found = checkpoints(Path(recipe.output_dir))
-    newest = found[-1] if found else None
+    source, newest = _source(recipe), _newest(recipe)
     if recipe.adapter is not None:
-        model, processor = _loaded(recipe.init_from or "embedded")
+        model, processor = _loaded(source)
+        check_base(model, recipe.model.diffusion)
         return attach(model, processor.tokenizer, recipe.adapter, newest), processor
     if newest is not None and recipe.init_from is None:
         _check_same_model(newest, recipe.model)
-    source = str(newest) if newest else recipe.init_from
+    elif newest is not None:
+        check_same_start(newest, _directory(recipe.init_from), recipe.model.diffusion)
     if source is not None:
-        return _loaded(source)
+        model, processor = _loaded(source)
+        return under_traits(model, recipe.model.diffusion), processor
     texts = own_texts if recipe.data.sources else tokenizer_texts
     tokenizer = train_tokenizer(texts(recipe.data, recipe.seed), recipe.model.vocab_size)
     model = build_model(recipe.model, tokenizer, recipe.seed)
     if recipe.tower.steps:
         warm_up(model.vision_tower, recipe)
     return model, build_processor(model, tokenizer)
+
+
+def _newest(recipe: Recipe) -> Path | None:
+    """The newest checkpoint of the run, None before there is one."""
+    return next(reversed(checkpoints(Path(recipe.output_dir))), None)
+
+
+def _source(recipe: Recipe) -> str | None:
+    """What is loaded: with an adapter its base, else the run's newest checkpoint, else the start; None builds one."""
+    if recipe.adapter is not None:
+        return recipe.init_from or "embedded"
+    newest = _newest(recipe)
+    return recipe.init_from if newest is None else str(newest)
+
+
+def _directory(source: str) -> str:
+    return str(EMBEDDED) if source == "embedded" else source
 
 
 def _check_same_model(checkpoint: Path, recipe: ModelRecipe) -> None:
@@ -118,10 +132,12 @@ def _check_same_model(checkpoint: Path, recipe: ModelRecipe) -> None:
     ]
     for section, theirs, build in (
         ("text", config.text_config, AutoConfig.for_model),
-        ("vision", VisionConfig.from_dict(config.vision_config), VisionConfig),
+        ("vision", VisionConfig.from_dict(config.vision_config) if config.vision_config else None, VisionConfig),
         ("diffusion", config.traits, DiffusionTraits),
     ):
         asked = getattr(recipe, section)
+        if asked and theirs is None:
+            raise ValueError(f"{checkpoint}: its model reads text only, the recipe's has model.{section}")
         ours = build(**asked) if asked else theirs  # as each class reads them: defaults and other spellings filled in
         pairs += [(f"{section}.{name}", getattr(theirs, name), getattr(ours, name)) for name in asked]
     for name, theirs, ours in pairs:
@@ -133,7 +149,7 @@ def _check_same_model(checkpoint: Path, recipe: ModelRecipe) -> None:
 
 
 def _loaded(source: str) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
-    path = EMBEDDED if source == "embedded" else Path(source)
+    path = Path(_directory(source))
     if not path.is_dir():
         raise ValueError(f"{source}: no such model directory")
     if (path / "adapter_config.json").exists():  # transformers would look for its base and go on

@@ -1,8 +1,9 @@
 """Sample answers while a run goes on: the same few questions at every measurement, to read what the model learns.
 
-Asked are held-out items of the playground, the first of those whose NELBO is measured; of one's own sources their
-first samples, which training sees too. The answers go to ``samples.jsonl``, each with the step, the question and the
-answer that was expected, and to TensorBoard as text.
+Asked are held-out items, the first of those whose NELBO is measured: the playground's, or the recipe's own
+``data.heldout``. Of one's own sources without held-out data it is their first samples, which training sees too. The
+answers go to ``samples.jsonl``, each with the step, the question and the answer that was expected, and to TensorBoard
+as text.
 """
 
 from itertools import islice
@@ -65,27 +66,21 @@ class SampleAnswers:
 
 
 def questions(trainer) -> list[Prepared]:
-    """The samples whose first question is asked: as many as the recipe says, or all that can be used.
-
-    None of a model with ``full`` attention: without an exact cache, answering takes longer than training in between.
-    """
+    """The samples whose first question is asked: as many as the recipe says, or all that can be used."""
     recipe, count = trainer.recipe, trainer.recipe.sample_answers
-    if trainer.model.config.traits.context_attention == "full":
-        return []
-    if not recipe.data.sources:
-        return heldout_samples(recipe.data, trainer.processor, trainer.model.config.traits)[:count]
-    own = (_usable(trainer.train_dataset, trainer.processor, index) for index in range(TRIED))
-    return list(islice((sample for sample in own if sample is not None), count))
+    if recipe.data.heldout or not recipe.data.sources:
+        found = heldout_samples(recipe.data, trainer.processor, trainer.model.config.traits)
+    else:
+        found = (trainer.train_dataset.attempt(index) for index in range(TRIED))
+    return list(islice((sample for sample in found if _usable(sample, trainer.processor)), count))
 
 
-def _usable(stream, processor, index: int) -> Prepared | None:
-    """Sample ``index``; None if it cannot be used, or shows something after its first answer."""
-    try:
-        sample = stream.sample(index)
-    except DataError:
-        return None
+def _usable(sample: Prepared | DataError, processor) -> bool:
+    """Whether there is a sample, and it shows nothing after its first answer."""
+    if isinstance(sample, DataError):
+        return False
     ids, (_, end) = sample.encoded.input_ids, answer_spans(sample.encoded.is_answer)[0]
-    return None if np.isin(ids[end:], (processor.image_token_id, processor.video_token_id)).any() else sample
+    return not np.isin(ids[end:], (processor.image_token_id, processor.video_token_id)).any()
 
 
 def answered(model, processor, samples: list[Prepared]) -> list[dict]:
@@ -106,4 +101,4 @@ def _request(sample: Prepared) -> Request:
     encoded = sample.encoded
     start = answer_spans(encoded.is_answer)[0][0]
     images, frames = joined([encoded.images]), joined([encoded.frames])
-    return Request(torch.from_numpy(encoded.input_ids[:start]), images, frames)
+    return Request(torch.from_numpy(encoded.input_ids[:start]), images, frames, media=encoded.media)

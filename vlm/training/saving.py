@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import Tensor, nn
+
 PARTIAL = ".partial"  # the folder that holds what is being written
 
 
@@ -31,11 +33,22 @@ def written_whole(target: Path, renames: bool = True) -> Iterator[Path]:
             _flush(partial)
     except Exception as error:  # torch, safetensors and tokenizers each have a class of their own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(f"{target}: could not be saved ({_first_line(error)})") from error
+        raise not_saved(target, error) from error
     if renames:
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         _sync(target.parent)  # the new name itself
+
+
+def each_once(model: nn.Module, gathered: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """Gathered weights without a second tensor for what ``model`` ties: sharding takes such a pair apart."""
+    ties = getattr(model, "all_tied_weights_keys", {})
+    return gathered and {name: tensor for name, tensor in gathered.items() if ties.get(name) not in gathered}
+
+
+def not_saved(target: Path, error: Exception) -> OSError:
+    """Whatever stopped the writing of ``target``, in one line that names it."""
+    return OSError(f"{target}: could not be saved ({_first_line(error)})")
 
 
 def _flush(directory: Path) -> None:
@@ -51,4 +64,4 @@ def _sync(path: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,8 +10,10 @@ all. Gradients are then averaged over processes where the sum is wanted, so a sh
 """
 
 import json
+import math
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +21,16 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import unwrap_peft_model
 
+from vlm.composite import part_of
 from vlm.model import VLMForBlockDiffusion
 from vlm.noise import noise_rng
 from vlm.processor import VLMProcessor
+from vlm.training.arguments import arguments_of
 from vlm.training.callbacks import Metrics, ProgressLine
 from vlm.training.collate import IGNORED, collate, noise_sample, noise_tokens
 from vlm.training.curricula import draw_block_size, frozen_parts
@@ -33,17 +38,17 @@ from vlm.training.data import Batch, PlaygroundStream, Prepared, lay_out
 from vlm.training.heldout import heldout_batches
 from vlm.training.losses import losses, nelbo
 from vlm.training.optim import build_optimizer, warmup_stable_decay
-from vlm.training.precision import autocast, uses_bf16
+from vlm.training.precision import autocast
 from vlm.training.prefetch import pinned
 from vlm.training.recipe import Recipe
-from vlm.training.saving import PARTIAL, written_whole
+from vlm.training.saving import PARTIAL, each_once, written_whole
 from vlm.training.timings import Clock
 
 POSITION_FILE = "data_position.json"
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message names the samples of the update."""
+    """The loss or its gradient became NaN or infinite; the message names the samples of the update."""
 
 
 class BlockDiffusionTrainer(Trainer):
@@ -66,9 +71,14 @@ class BlockDiffusionTrainer(Trainer):
         self._partial = False
         self._computed = 0  # micro-batches of this update
         self.clock = Clock()
-        for part in recipe.optim.frozen:
-            getattr(model, part).requires_grad_(False)
-        super().__init__(model=model, args=_arguments(recipe), train_dataset=dataset, processing_class=processor)
+        for part in _parts(model, recipe.optim.frozen):
+            part.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(f"optim.frozen {recipe.optim.frozen} leaves no part of this model to train")
+        # A converted model's padding is its end token. transformers writes it into the config that is saved, and would
+        # keep that token's embedding from learning in a run that goes on.
+        model.get_input_embeddings().padding_idx = None
+        super().__init__(model=model, args=arguments_of(recipe), train_dataset=dataset, processing_class=processor)
         self.model_accepts_loss_kwargs = True  # losses are normalised over the whole update already
         dataset.shard = (self.args.process_index, self.args.world_size)
         self.progress = ProgressLine(self)
@@ -107,7 +117,8 @@ class BlockDiffusionTrainer(Trainer):
         recipe, pad = self.recipe, self.processor.tokenizer.pad_token_id
         base = {"vision_tower"} if recipe.adapter is not None else set()  # an adapter leaves it as it is
         self.frozen = frozen_parts(recipe.optim.frozen, recipe.optim.vision_start, step) | base
-        self.model.vision_tower.requires_grad_("vision_tower" not in self.frozen)
+        for tower in _parts(self.model, ("vision_tower",)):
+            tower.requires_grad_("vision_tower" not in self.frozen)
         progress = min(1.0, step / recipe.max_steps)
         gathered = [replace(batch, samples=self._resized(batch.samples, step, progress)) for batch in gathered]
         noised = [
@@ -158,8 +169,8 @@ class BlockDiffusionTrainer(Trainer):
         return [lay_out(sample.encoded, size, data, traits, end) for sample, size in zip(samples, sizes)]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        for part in self.frozen:
-            getattr(self.model, part).eval()  # its running statistics must not move either
+        for part in _parts(self.model, self.frozen):
+            part.eval()  # its running statistics must not move either
         self._seed_dropout()
         diffusion, ar = losses(model, inputs, self.shift, self.totals)
         loss = diffusion + self.recipe.objective.ar_weight * ar
@@ -168,6 +179,14 @@ class BlockDiffusionTrainer(Trainer):
         self.last["diffusion_loss"] += diffusion.item()
         self.last["ar_loss"] += ar.item()
         return loss * self.args.world_size
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """As transformers', but gradients that are not finite stop the run before they reach the weights."""
+        found = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if found is not None and not math.isfinite(found):
+            where = f"at step {self.state.global_step}; samples {self.update_ids}"
+            raise NonFiniteLoss(f"the loss is finite, but the gradient's norm is {float(found)} {where}")
+        return found
 
     def _seed_dropout(self) -> None:
         """Dropout is drawn as noise is: from the seed, the step and the micro-batch's place among all processes'."""
@@ -184,6 +203,11 @@ class BlockDiffusionTrainer(Trainer):
     @property
     def shift(self) -> int:
         return self.model.config.traits.prediction_shift
+
+    @property
+    def measures_nelbo(self) -> bool:
+        """Whether there is something to measure it on; the playground's pictures are nothing to a model of text."""
+        return bool(self.recipe.data.heldout or _parts(self.model, ("vision_tower",)))
 
     @cached_property
     def heldout(self) -> tuple[list[dict[str, torch.Tensor]], float]:
@@ -207,6 +231,12 @@ class BlockDiffusionTrainer(Trainer):
     def _get_output_dir(self, trial) -> str:
         base = super()._get_output_dir(trial)
         return os.path.join(base, PARTIAL) if self._partial else base
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        """None: `vlm.checkpoints.load` has checked the same checkpoint, and a tied head is not missing."""
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict=each_once(self.model, state_dict))
 
     def _save_checkpoint(self, model, trial) -> None:
         """Write beside, then rename: a checkpoint directory is whole or does not exist."""
@@ -252,6 +282,11 @@ class BlockDiffusionTrainer(Trainer):
             self.progress.bar.stop()  # whatever stopped the run, the terminal gets its cursor back
 
 
+def _parts(model, names: Iterable[str]) -> list[nn.Module]:
+    """The parts of ``model`` with these names; a model of text alone lacks two of them."""
+    return [part for part in (part_of(model, name) for name in names) if part is not None]
+
+
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run directory, oldest first."""
     found = [p for p in run.glob("checkpoint-*") if _step_of(p) >= 0 and (p / POSITION_FILE).exists()]
@@ -275,28 +310,3 @@ def _step_of(checkpoint: Path) -> int:
 
 def _as_is(batch):
     return batch
-
-
-def _arguments(recipe: Recipe) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=recipe.output_dir,
-        max_steps=recipe.max_steps,
-        gradient_accumulation_steps=recipe.accumulation,
-        max_grad_norm=recipe.optim.max_grad_norm,
-        save_steps=recipe.save_steps,
-        logging_steps=recipe.log_steps,
-        logging_nan_inf_filter=False,
-        report_to=recipe.report_to,
-        ignore_data_skip=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        bf16=uses_bf16(recipe.precision),
-        use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=True,
-        seed=recipe.seed,
-        activation_checkpointing=recipe.gradient_checkpointing,
-        ddp_find_unused_parameters=True,  # a batch may hold no picture, and parts are frozen for a while
-    )
-    if arguments.n_gpu > 1:  # a process uses one; DataParallel would cut the batch's tensors without regard to rows
-        arguments._n_gpu = 1
-    return arguments

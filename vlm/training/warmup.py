@@ -25,6 +25,7 @@ from vision_encoders.preprocess import pixels
 from vlm.training.callbacks import progress_bar
 from vlm.training.precision import autocast
 from vlm.training.recipe import Recipe, TowerRecipe
+from vlm.training.saving import not_saved
 
 LOG_STEPS, SAVE_STEPS = 20, 250
 STATE = "state.safetensors"
@@ -158,14 +159,18 @@ def _log(folder: Path, line: dict[str, float]) -> None:
 
 
 def _save(folder: Path, step: int, tower: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """One file, written beside and renamed."""
+    """One file, written beside and renamed. Raises OSError, in one line that names it."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {f"tower.{k}": v for k, v in tower.state_dict().items()}
     state |= {f"heads.{k}": v for k, v in heads.state_dict().items()}
     for number, entry in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{number}.{key}": value for key, value in entry.items()}
     partial = folder / "state.partial"
-    save_file({k: v.contiguous() for k, v in state.items()}, partial, metadata={"step": str(step)})
+    try:
+        save_file({k: v.contiguous() for k, v in state.items()}, partial, metadata={"step": str(step)})
+    except Exception as error:  # safetensors has a class of its own for a full disk
+        partial.unlink(missing_ok=True)
+        raise not_saved(folder / STATE, error) from error
     os.replace(partial, folder / STATE)
 
 

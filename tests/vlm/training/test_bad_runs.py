@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.vlm.tiny import BACKBONES, TEXTS, tiny_model, tiny_traits
 from tests.vlm.training.small import data_recipe, small_recipe, stream
 from train import main as train
-from vlm.training import show
+from vlm.training import show, warmup
 from vlm.training.build import build_model, train_tokenizer
 from vlm.training.data import Batch, lay_out
 from vlm.training.lines import Lines
@@ -102,6 +102,25 @@ def test_whatever_stops_the_writing_is_one_line_and_leaves_the_old_directory(tmp
 def test_metrics_that_cannot_be_written_name_their_file():
     with pytest.raises(OSError, match=r"/dev/full: could not be written \(No space left on device\)"):
         Lines(Path("/dev/full")).append({"step": 1})
+
+
+@pytest.mark.parametrize("writes", ["lines", "tower"])
+def test_a_full_disk_leaves_a_file_as_it_was(tmp_path, writes):
+    """Metrics that are cut to the resumed step, and the state of the tower's warm-up."""
+    if writes == "lines":
+        path = tmp_path / "metrics.jsonl"
+        path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(400)))
+        write = lambda: Lines(path).cut(390)  # noqa: E731
+    else:
+        path, (tower, heads) = tmp_path / warmup.STATE, (torch.nn.Linear(40, 40) for _ in range(2))
+        optimizer = torch.optim.AdamW(tower.parameters())
+        write = lambda: warmup._save(tmp_path, 1, tower, heads, optimizer)  # noqa: E731
+        write()
+    kept = path.read_bytes()
+    with files_of_at_most(2000), pytest.raises(OSError) as caught:
+        write()
+    assert str(caught.value).startswith(f"{path}: could not be") and "\n" not in str(caught.value)
+    assert contents(tmp_path) == {path.name: kept}
 
 
 CHANGES = {

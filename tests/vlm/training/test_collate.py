@@ -240,6 +240,12 @@ def test_complementary_views_need_symmetric_noise(schedule):
         NoiseRecipe(schedule=schedule, complementary=True)
 
 
+@pytest.mark.parametrize("level", ["sequence", "batch"])
+def test_strata_are_of_blocks(level):
+    with pytest.raises(ValueError, match=f"noise.stratified spreads the levels of blocks.*level is '{level}'"):
+        NoiseRecipe(level=level, stratified=True)
+
+
 def test_complementary_views_come_in_pairs():
     with pytest.raises(ValueError, match="even number of data.views, not 3"):
         Recipe(noise=NoiseRecipe(complementary=True), data=DataRecipe(views=3))

@@ -54,6 +54,11 @@ def test_shares_sum_to_one_and_earlier_sizes_share_alike(progress, earlier, pace
     assert passed == pytest.approx([earlier / len(passed)] * len(passed) if passed else [])
 
 
+def test_pictures_smaller_than_the_playground_draws_are_refused():
+    with pytest.raises(ValueError, match="a phase's max_side must be at least 96 pixels, not 64"):
+        Phase(1, {"counting": 1.0}, max_side=64)
+
+
 def test_block_sizes_are_drawn_by_share():
     rng = np.random.default_rng(0)
     drawn = [draw_block_size({4: 1.0, 8: 3.0}, rng) for _ in range(2000)]

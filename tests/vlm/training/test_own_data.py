@@ -9,7 +9,9 @@ import torch
 import yaml
 from PIL import Image
 
+from data_pipelines.batching import length_buckets
 from data_pipelines.errors import DataError
+from data_pipelines.media import open_media
 from data_pipelines.mixture import Source
 from tests.vlm.tiny import tiny_model
 from tests.vlm.training.small import data_recipe, pair
@@ -108,6 +110,73 @@ def test_bad_samples_are_listed_once_and_leave_the_others_alone(folder):
                                       "no answer token", "reserved token")):  # fmt: skip
         assert says in reason and reason.startswith(str(folder / "data.json"))
     assert "item 1" in reasons[0] and "sample '1'" in reasons[1]
+
+
+def moving(folder) -> Source:
+    """Samples with pictures, with clips of several numbers of frames, and without either."""
+    frames = [Image.new("RGB", (8, 6), (0, 25 * i, 0)) for i in range(9)]
+    frames[0].save(folder / "pictures" / "a.gif", save_all=True, append_images=frames[1:], duration=200)
+    records = llava(9)
+    for number, record in enumerate(records[::2]):
+        record.pop("image", None)
+        clip = {"type": "video", "video": "a.gif", "max_frames": 2 + number, **({"fps": 4} if number == 1 else {})}
+        asked = {"role": "user", "content": [clip, {"type": "text", "text": "What moves?"}]}
+        record["messages"] = [asked, {"role": "assistant", "content": "green " * (1 + number)}]
+        del record["conversations"]
+    return write(folder, records)
+
+
+def test_windows_are_cut_as_if_all_their_samples_had_been_read(folder):
+    """The oracle makes every sample first and cuts then, as a window was once cut."""
+    stream = own(folder, [moving(folder), Source("playground:counting", weight=1)])
+    for number in range(3):
+        made = [stream.sample(index) for index in range(8 * number, 8 * number + 8)]
+        expected = length_buckets(made, lambda s: len(s.layout.ids), 900, 8, seed=stream.seed + number)
+        found = list(stream.window(number))
+        assert [[s.encoded.id for s in batch] for batch in found] == [[s.encoded.id for s in b] for b in expected]
+        for sample in (s for batch in found for s in batch):
+            index = int(sample.encoded.id.rpartition(" ")[2][:-1])
+            assert stream.plan(index).rows == len(sample.layout.ids)
+
+
+def test_media_are_read_when_their_batch_is_due_and_not_before(folder, monkeypatch):
+    opened = []
+
+    def noted(messages, **settings):
+        opened.append(messages)
+        return open_media(messages, **settings)
+
+    monkeypatch.setattr("vlm.training.own_data.open_media", noted)
+    batches = iter(own(folder, [write(folder, llava(20))], window=20, rows_per_batch=200))
+    read = 0
+    for _ in range(2):
+        read += len(next(batches).samples)
+        assert len(opened) == read < 20
+
+
+def test_damaged_pixels_leave_their_place_in_the_batch_empty(folder):
+    sources = [write(folder, llava(8))]
+    whole = [ids(batch) for batch, _ in zip(own(folder, sources, buffer=1), range(6))]
+    path = folder / "pictures" / "green.png"
+    Image.effect_noise((30, 20), 50).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:-40])  # its header stays
+    bad = ("item 2 (", "item 5 (", "item 8 (")
+    left = [[name for name in batch if not any(item in name for item in bad)] for batch in whole]
+    expected = [batch for batch in left if batch]
+    found = own(folder, sources, buffer=1)
+    assert [ids(batch) for batch, _ in zip(found, expected)] == expected != whole
+    reasons = skipped_reasons(folder / "skipped.jsonl")
+    assert len(reasons) == 3 and all("green.png" in r and "truncated or damaged" in r for r in reasons)
+
+
+def test_a_run_whose_media_are_all_damaged_ends(folder, monkeypatch):
+    sources = [write(folder, [record for record in llava(8) if "image" in record])]
+    for path in (folder / "pictures").iterdir():
+        Image.effect_noise((30, 20), 50).convert("RGB").save(path)
+        path.write_bytes(path.read_bytes()[:-40])
+    monkeypatch.setattr("vlm.training.own_data.BARREN", 16)
+    with pytest.raises(DataError, match="the last 16 samples cannot be used"):
+        next(iter(own(folder, sources)))
 
 
 def test_a_sample_longer_than_the_model_is_bad(folder):

@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import replace
 from itertools import count, islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.vlm.training.test_own_data import folder, llava, own, spoilt, write  
 from vlm.training.own_data import skipped_reasons
 from vlm.training.prefetch import in_order, pinned
 from vlm.training.sections import CacheRecipe
+from vlm.training.trainer import BlockDiffusionTrainer
 
 
 def square(index: int) -> tuple[int, int]:
@@ -106,6 +108,30 @@ def test_the_recipes_sampling_holds_for_its_videos(folder):  # noqa: F811
 def test_a_cpu_batch_is_not_pinned():
     batch = {"ids": torch.zeros(2)}
     assert pinned(batch, torch.device("cpu")) is batch
+
+
+def test_every_tensor_for_a_gpu_is_pinned_and_copied_beside_other_work(monkeypatch):
+    """What is asked of PyTorch, where there is no GPU to ask."""
+
+    class Pinned(torch.Tensor):
+        copied = []
+
+        def is_pinned(self):
+            return True
+
+        def to(self, device, non_blocking=False):
+            Pinned.copied.append((device, non_blocking))
+            return self
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.as_subclass(Pinned))
+    batch = {"ids": torch.arange(6), "pixel_values": torch.zeros(1, 3, 2, 2), "pictures": [1]}
+    found = pinned(batch, torch.device("cuda"))
+    assert isinstance(found["ids"], Pinned) and isinstance(found["pixel_values"], Pinned)
+    assert found["pictures"] is batch["pictures"] and not isinstance(batch["ids"], Pinned)
+    trainer = SimpleNamespace(args=SimpleNamespace(device="cuda:0"), is_deepspeed_enabled=False)
+    for name in ("ids", "pixel_values"):
+        BlockDiffusionTrainer._prepare_input(trainer, found[name])
+    assert Pinned.copied == [("cuda:0", True)] * 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory is a GPU's")

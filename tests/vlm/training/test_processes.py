@@ -23,9 +23,8 @@ from tests.vlm.tiny import tiny_model
 from tests.vlm.training.small import data_recipe, small_recipe, stream
 from vlm import VLMForBlockDiffusion, VLMProcessor
 from vlm.noise import NoiseTokens
+from vlm.training import arguments, warmup
 from vlm.training import run as run_module
-from vlm.training import trainer as trainer_module
-from vlm.training import warmup
 from vlm.training.collate import IGNORED, collate, noise_sample
 from vlm.training.curricula import PARTS, Stage
 from vlm.training.losses import losses
@@ -185,12 +184,12 @@ def test_the_processes_share_the_stream_without_loss_or_repetition(ranks):
 
 
 def test_a_process_that_sees_several_gpus_uses_one(tmp_path, monkeypatch):
-    TrainingArguments = trainer_module.TrainingArguments
+    TrainingArguments = arguments.TrainingArguments
     setup = TrainingArguments.__dict__["_setup_devices"].func
 
-    def three(arguments):
-        device = setup(arguments)
-        arguments._n_gpu = 3
+    def three(found):
+        device = setup(found)
+        found._n_gpu = 3
         return device
 
     patched = cached_property(three)

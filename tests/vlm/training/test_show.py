@@ -100,6 +100,14 @@ def test_a_file_becomes_a_page_without_its_markup(tmp_path, capsys):
     assert len(skipped) == 2 and "'<1>'" in skipped[0] and "<|mask|>" in skipped[0] and "data.jsonl:3" in skipped[1]
 
 
+def test_a_files_media_may_lie_elsewhere(tmp_path):
+    (tmp_path / "texts").mkdir()
+    source = jsonl(tmp_path, "Which color is it?").rename(tmp_path / "texts" / "data.jsonl")
+    arguments = [str(source), "--output", str(tmp_path / "rows.html"), "--format", "messages"]
+    assert main(arguments) == 2
+    assert main([*arguments, "--media-root", str(tmp_path)]) == 0
+
+
 def test_a_recipe_becomes_a_page_of_its_own_stream(tmp_path, capsys):
     output = tmp_path / "rows.html"
     arguments = ["--config", str(CONFIGS / "fast_dvlm.yaml"), "--limit", "1", "--output", str(output), "--noise", "1"]

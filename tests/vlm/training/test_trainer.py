@@ -436,3 +436,18 @@ def test_a_loss_that_is_not_finite_stops_with_the_samples(tmp_path):
     assert all(sample.encoded.id in str(caught.value) for sample in batches[1])
     assert batches[0][0].encoded.id not in str(caught.value)
     assert [line["step"] for line in metrics(tmp_path)] == [1]
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path):
+    """The loss would say so an update later, of other samples, and a checkpoint might hold the weights by then."""
+    model, processor = tiny_model(dtype=torch.float32)
+    batches = [[stream().sample(0)], [stream().sample(7)]]
+    recipe = small_recipe(tmp_path, max_steps=2, save_steps=1, optim=OptimRecipe(name="adamw", max_grad_norm=0.0))
+    trainer = BlockDiffusionTrainer(model, processor, Given(batches), recipe)
+    norm = model.language_model.get_decoder().norm.weight
+    norm.register_hook(lambda grad: grad * (float("inf") if trainer.state.global_step else 1.0))
+    with pytest.raises(NonFiniteLoss, match="gradient's norm is (inf|nan) at step 1") as caught:
+        trainer.resume()
+    assert batches[1][0].encoded.id in str(caught.value) and batches[0][0].encoded.id not in str(caught.value)
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert all(torch.isfinite(p).all() for p in model.parameters())
