@@ -13,6 +13,8 @@ import warnings
 
 warnings.filterwarnings("ignore")
 
+TOGETHER = 4  # requests decoded as one batch
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -33,9 +35,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--chat", action="store_true", help="talk in the terminal, several turns")
     what.add_argument("--input", metavar="F", help="a JSONL file of requests; answers go to --output")
     what.add_argument("--output", metavar="F", help="a JSONL file of answers; ids already in it are skipped")
-    what.add_argument("--batch-size", type=int, default=4, metavar="N", help="requests decoded together (default 4)")
+    what.add_argument("--batch-size", type=int, metavar="N", help=f"requests decoded together (default {TOGETHER})")
     which = parser.add_argument_group("the model")
-    which.add_argument("--model", metavar="DIR|HUB_ID", help="a checkpoint (default: the embedded model)")
+    which.add_argument(
+        "--model", metavar="DIR|HUB_ID", help="a checkpoint (default: the adapter's base, else the embedded model)"
+    )
     which.add_argument("--adapter", metavar="DIR", help="a PEFT adapter for it")
     which.add_argument("--quantize", choices=("int8", "nf4"), help="of the decoder's linear layers")
     which.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32 on CPU")
@@ -98,8 +102,9 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
     if _video_settings(arguments) and not arguments.video:
         parser.error("--fps, --start, --end and --timestamps go with --video; in --input they stand in the requests")
     for name in ("frames", "batch_size"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} {value} must be at least 1")
 
 
 def _video_settings(arguments: argparse.Namespace) -> dict:
@@ -127,7 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from data_pipelines.media import open_media
     from data_pipelines.readers.messages import user_sample
     from vlm.answering import SAMPLING, SETTINGS, build_request, own_strategy, settings
-    from vlm.checkpoints.load import load
+    from vlm.checkpoints.diffusion_gemma import open_model
     from vlm.cli.trace_page import check_trace_path
 
     logging.set_verbosity_error()
@@ -142,7 +147,8 @@ def _run(arguments: argparse.Namespace) -> int:
     grammar = _grammar(arguments)  # and so are a bad schema and a bad pattern
     arguments.policy_args, arguments.stop_strings = _policy_args(arguments.policy_arg), arguments.stop
     arguments.slots = _slots(arguments.slot)
-    model, processor = load(arguments.model, arguments.adapter, dtype, arguments.device, arguments.quantize)
+    how = (arguments.adapter, dtype, arguments.device, arguments.quantize)
+    model, processor = open_model(arguments.model, *how, asked=vars(arguments))
     if arguments.list_decoders:
         from vlm.cli.decoders import print_decoders
 
@@ -150,7 +156,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     given = {name: getattr(arguments, name) for name in (*SETTINGS, *SAMPLING, "seed")}
     config = settings(model, tokenizer=processor.tokenizer, **given)
-    name = arguments.model or "embedded"
+    name = arguments.model or arguments.adapter or "embedded"
     if arguments.chat:
         from vlm.cli.chat import chat
 
@@ -159,7 +165,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.input is not None:
         from vlm.cli.batch import run_batch
 
-        options = (arguments.batch_size, arguments.frames, name)
+        options = (arguments.batch_size or TOGETHER, arguments.frames, name)
         return int(run_batch(model, processor, config, arguments.input, arguments.output, *options, grammar) > 0)
     request = build_request(processor, sample.messages, media, config.seed)
     request.strategy = own_strategy(model, processor, config, grammar)
@@ -233,8 +239,10 @@ def _single(model, processor, config, request, arguments: argparse.Namespace, na
     if streamer is not None:
         streamer.put(request.input_ids)
     tokenizer = processor.tokenizer
-    trace = Trace(model.config.traits.mask_token_id, lambda token: tokenizer.decode([token]))
-    steps = [trace] if arguments.trace else []
+    steps = []
+    if arguments.trace:
+        trace = Trace(model.config.traits.mask_token_id, lambda token: tokenizer.decode([token]))
+        steps.append(trace)
     steps += [stream_steps(streamer)] if streamer is not None else []
     answer = answer_batch(
         model,

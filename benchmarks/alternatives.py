@@ -33,7 +33,7 @@ class ConcatCache(DynamicCache):
         self.rows: Rows | None = None  # of the committed tokens, fields [1, n]
         self.length = 0
 
-    def place(self, rows: Rows) -> Rows:
+    def place(self, rows: Rows, slots: None = None) -> Rows:
         """The `Rows` of every key that the coming pass will see."""
         self._drop()
         self.seen = rows if self.rows is None else _joined(self.rows, rows)

@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from vision_encoders.pictures import joined
 from vlm.generation.commit import POLICIES, STEPPED, THRESHOLDED
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.constraint import Grammar
 from vlm.generation.generate import answer
+from vlm.generation.native import NativeModel, NativeProcessor, NativeRequest, NativeSettings
 from vlm.generation.prefix import PrefixStore
 from vlm.generation.presets import override
 from vlm.generation.request import Request, State
@@ -62,24 +64,32 @@ class Answer:
         return fields if self.logprobs is not None else {k: v for k, v in fields.items() if k != "logprobs"}
 
 
-def build_request(processor: VLMProcessor, messages: list[dict], media: list, seed: int = 0) -> Request:
+def build_request(
+    processor: VLMProcessor | NativeProcessor, messages: list[dict], media: list, seed: int = 0
+) -> Request | NativeRequest:
     """Tokenise a conversation that waits for the assistant's answer.
 
     Raises:
-        ValueError: a text holds a reserved token, or the last message is not a question of the user's.
+        ValueError: a text holds a reserved token, the last message is not a question of the user's, or the chat
+            template refuses the conversation.
     """
     _refuse_no_question(messages[-1])
-    encoded = processor.encode(messages, media, add_generation_prompt=True)
+    try:
+        if isinstance(processor, NativeProcessor):
+            return processor.request(messages, media, seed)
+        encoded = processor.encode(messages, media, add_generation_prompt=True)
+    except TemplateError as error:
+        raise ValueError(f"the checkpoint's chat template refuses the conversation ({error})") from error
     images, frames = joined([encoded.images]), joined([encoded.frames])
     spans = answer_spans(encoded.is_answer)
-    return Request(torch.from_numpy(encoded.input_ids), images, frames, spans, seed)
+    return Request(torch.from_numpy(encoded.input_ids), images, frames, spans, seed, media=encoded.media)
 
 
 def answer_batch(
-    model: VLMForBlockDiffusion,
-    processor: VLMProcessor,
-    requests: list[Request],
-    config: BlockGenerationConfig,
+    model: VLMForBlockDiffusion | NativeModel,
+    processor: VLMProcessor | NativeProcessor,
+    requests: list[Request] | list[NativeRequest],
+    config: BlockGenerationConfig | NativeSettings,
     on_step=None,
     store: PrefixStore | None = None,
     max_batch: int | None = None,
@@ -87,9 +97,13 @@ def answer_batch(
 ) -> list[Answer]:
     """Answer requests as one batch, in order; for ``on_step``, ``store`` and ``max_batch`` see `Loop`.
 
+    A model with its own `generate` answers one by one, keeps no store and gives no log-probabilities.
+
     Raises:
         ValueError: for illegal settings, or a prompt that fills the position range.
     """
+    if isinstance(model, NativeModel):
+        return [_answer(processor, state, False) for state in model.answer(requests, config, on_step)]
     device = model.device
     for request in requests:
         request.input_ids = request.input_ids.to(device)
@@ -100,7 +114,7 @@ def answer_batch(
     return [_answer(processor, state, logprobs) for state in states]
 
 
-def own_strategy(model, processor: VLMProcessor, config, given: Mapping[str, Any]) -> Strategy | None:
+def own_strategy(model, processor, config, given: Mapping[str, Any]) -> Strategy | NativeSettings | None:
     """How a request wants to be decoded that says so itself; None if it says nothing.
 
     Args:
@@ -111,6 +125,8 @@ def own_strategy(model, processor: VLMProcessor, config, given: Mapping[str, Any
         ValueError: for a value that cannot be, naming it, or more than one grammar.
     """
     overrides = {k: given[k] for k in (*SETTINGS, *SAMPLING) if given.get(k) is not None}
+    if isinstance(model, NativeModel):
+        return model.settings(config, {**overrides, **{k: given.get(k) for k in (*GRAMMARS, "logprobs")}})
     grammars = {k: given[k] for k in GRAMMARS if given.get(k) is not None}
     if not overrides and not grammars:
         return None
@@ -124,7 +140,9 @@ def own_strategy(model, processor: VLMProcessor, config, given: Mapping[str, Any
     return build_strategy(model, own, grammar, processor.tokenizer)
 
 
-def settings(model: VLMForBlockDiffusion, base=None, tokenizer=None, **overrides) -> BlockGenerationConfig:
+def settings(
+    model: VLMForBlockDiffusion | NativeModel, base=None, tokenizer=None, **overrides
+) -> BlockGenerationConfig | NativeSettings:
     """The checkpoint's generation settings, or ``base``, with every override that is not None.
 
     An override ``decoder`` first sets all that its preset decides, see `vlm.generation.presets`.
@@ -132,6 +150,8 @@ def settings(model: VLMForBlockDiffusion, base=None, tokenizer=None, **overrides
     Raises:
         ValueError: for a setting outside its range, or one that the checkpoint's traits do not allow.
     """
+    if isinstance(model, NativeModel):
+        return model.settings(base, overrides)
     config = BlockGenerationConfig(**(base or model.generation_config).to_dict())
     given = {name: value for name, value in overrides.items() if value is not None}
     override(config, given, model.config.traits)

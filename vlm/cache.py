@@ -95,18 +95,23 @@ class BlockCache(Cache):
         self.width = 0
         super().__init__(layers=[_BlockLayer(self) for _ in range(config.num_hidden_layers)])
 
-    def place(self, rows: Rows) -> Rows:
+    def place(self, rows: Rows, slots: torch.Tensor | None = None) -> Rows:
         """Reserve slots for the rows of the coming forward pass; returns the `Rows` of every key it will see.
 
         Args:
             rows: fields [B, L]; rows to commit stand first, padding last.
+            slots: of the rows, int64 [B, L], where committed ones are written over; None: behind the committed ones.
         """
         batch, length = rows.shape
-        self.width = int(self.lengths.max()) + length
+        if slots is None:
+            slots = self.lengths.unsqueeze(1) + torch.arange(length, device=self.lengths.device)
+            self.width = int(self.lengths.max()) + length
+        else:
+            self.width = max(int(self.lengths.max()), int(slots.max()) + 1)
         if self.width > self.capacity:
             self._grow(max(self.width, 2 * self.capacity))
         self.batch_index = torch.arange(batch, device=self.lengths.device).unsqueeze(1)  # [B, 1]
-        self.slots = self.lengths.unsqueeze(1) + torch.arange(length, device=self.lengths.device)  # [B, L]
+        self.slots = slots
         # Slots beyond the committed ones may hold rows of an earlier pass: they must not be seen.
         stale = torch.arange(self.capacity, device=self.lengths.device) >= self.lengths.unsqueeze(1)
         self.rows.segment.masked_fill_(stale, PADDING)

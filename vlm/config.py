@@ -6,6 +6,7 @@ consult them and refuse what the weights were not trained for.
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -54,6 +55,9 @@ class DiffusionTraits:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}")
+        for name in ("block_size", "mask_token_id"):
+            if not isinstance(getattr(self, name), Integral):
+                raise ValueError(f"{name} {getattr(self, name)!r} must be a whole number")
         if self.block_size < 1:
             raise ValueError(f"block_size {self.block_size} must be at least 1")
         if self.block_size not in self.trained_block_sizes:
@@ -77,10 +81,12 @@ class VLMConfig(PreTrainedConfig):
         image_token_id, video_token_id: placeholders that media features replace, one per feature.
         frame_pool: side of the square of neighbouring features that a video frame averages into one.
         diffusion: the traits, see `DiffusionTraits`.
+        composite_config: config (or its dict) of a whole transformers vision-language model that is the decoder, see
+            `vlm.composite`; its text model's config is then ``text_config``, and there is no ``vision_config``.
     """
 
     model_type = "block_diffusion_vlm"
-    sub_configs = {"text_config": AutoConfig}
+    sub_configs = {"text_config": AutoConfig, "composite_config": AutoConfig}
 
     def __init__(
         self,
@@ -91,9 +97,15 @@ class VLMConfig(PreTrainedConfig):
         video_token_id: int = 0,
         frame_pool: int = 2,
         diffusion: DiffusionTraits | dict | None = None,
+        composite_config: PreTrainedConfig | dict | None = None,
         **kwargs,
     ):
-        if isinstance(text_config, dict):
+        if isinstance(composite_config, dict):
+            composite_config = AutoConfig.for_model(**composite_config)
+        self.composite_config = composite_config
+        if composite_config is not None:
+            text_config = composite_config.get_text_config()
+        elif isinstance(text_config, dict):
             text_config = AutoConfig.for_model(**text_config)
         self.text_config = text_config if text_config is not None else AutoConfig.for_model("qwen3")
         self.vision_config = vision_config or {}
@@ -102,8 +114,11 @@ class VLMConfig(PreTrainedConfig):
         self.video_token_id = video_token_id
         self.frame_pool = frame_pool
         traits = diffusion if isinstance(diffusion, DiffusionTraits) else DiffusionTraits(**_plain(diffusion))
+        for name, value in (("media_attention", "bidirectional"), ("positions", "mrope")):
+            if composite_config is None and getattr(traits, name) == value:
+                raise ValueError(f"{name} {value!r} needs a composite_config: no other decoder here has it")
         self.diffusion = {name: getattr(traits, name) for name in TRAIT_NAMES}
-        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        kwargs.setdefault("tie_word_embeddings", (composite_config or self.text_config).tie_word_embeddings)
         super().__init__(**kwargs)
 
     @property

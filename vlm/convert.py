@@ -1,7 +1,8 @@
-"""Convert a language model to a block-diffusion checkpoint, with or without a vision encoder before it.
+"""Convert a model to a block-diffusion checkpoint: one of text, with or without a vision encoder, or a whole VLM.
 
 python -m vlm.convert DIR runs/base --block-size 8
 python -m vlm.convert DIR runs/base --vision siglip:SIGLIP_DIR --context causal --shift 0
+python -m vlm.convert QWEN2_5_VL_DIR runs/base --block-size 8
 python -m vlm.convert SDAR_DIR runs/sdar
 """
 
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SRC", help="a causal language model, or another project's checkpoint")
+    parser.add_argument("source", metavar="SRC", help="a language or vision-language model, or another project's")
     parser.add_argument("output", metavar="DST", help="the new directory")
     parser.add_argument("--vision", metavar="KIND:NAME", help="timm:NAME, siglip:DIR, siglip2:DIR or clip:DIR")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels a side; default: what it was trained for")

@@ -1,5 +1,7 @@
 """The model: a vision encoder, a projector and an unmodified transformers causal language model.
 
+The last may be a whole vision-language model of transformers instead, which brings its own encoder (`vlm.composite`).
+
 Everything block diffusion needs reaches the language model through public arguments: explicit positions, a 4-D mask
 computed by the one attention rule, input embeddings and a `Cache`. `decode` is that single pass; training and
 inference both go through it and differ only in the rows they feed.
@@ -9,12 +11,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from vision_encoders import Pictures, VisionConfig, build_vision_encoder
 from vlm.attention import PADDING, Rows, masks_for
 from vlm.cache import BlockCache
+from vlm.composite import encode
+from vlm.composite_rows import Beside, beside_rows, open_pictures
 from vlm.config import VLMConfig
 from vlm.flash import Part, attending
 from vlm.generation.config import BlockGenerationConfig
@@ -74,7 +78,9 @@ class VLMForBlockDiffusion(PreTrainedModel):
                 self.vision_tower.config.newline,
             )
         if language_model is None:
-            language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation="sdpa")
+            auto = AutoModelForCausalLM if config.composite_config is None else AutoModelForImageTextToText
+            own = config.text_config if config.composite_config is None else config.composite_config
+            language_model = auto.from_config(own, attn_implementation="sdpa")
         self.language_model = language_model
         self.post_init()
 
@@ -103,6 +109,8 @@ class VLMForBlockDiffusion(PreTrainedModel):
 
         ``pool`` averages squares of features; pictures have their own plans.
         """
+        if self.config.composite_config is not None:
+            raise ValueError("this model's pictures come as `media` from its own processor, not as pixels")
         if self.vision_tower is None:
             raise ValueError("this model has no vision encoder: it reads text only")
         if isinstance(pixels, Pictures):
@@ -177,7 +185,13 @@ class VLMForBlockDiffusion(PreTrainedModel):
         return embeds
 
     def decode(
-        self, embeds: torch.Tensor, rows: Rows, cache: BlockCache | None = None, parts: list[Part | None] | None = None
+        self,
+        embeds: torch.Tensor,
+        rows: Rows,
+        cache: BlockCache | None = None,
+        parts: list[Part | None] | None = None,
+        beside: Beside | None = None,
+        slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """One forward pass of the decoder over ``rows``; returns hidden states [B, L, D] before the output embedding.
 
@@ -186,22 +200,26 @@ class VLMForBlockDiffusion(PreTrainedModel):
             rows: fields [B, L].
             cache: its committed slots are keys too; the new rows are placed behind them but not committed.
             parts: how open blocks attend in two parts, see `vlm.flash.attending`; None means as usual.
+            beside: what a decoder that sees pictures itself is told of them.
+            slots: where in the cache the rows go, see `BlockCache.place`.
         """
-        keys = cache.place(rows) if cache is not None else rows
+        keys = cache.place(rows, slots) if cache is not None else rows
         text_config = self.config.text_config
         window = getattr(text_config, "sliding_window", None)
         everywhere = "full_attention" if window is None else "sliding_attention"  # Mistral: no types, one window
         layer_types = getattr(text_config, "layer_types", None) or [everywhere]
         masks = masks_for(layer_types, rows, keys, self.config.traits.context_attention, window)
+        beside = beside or Beside()
+        if beside.groups is not None:
+            masks = open_pictures(masks, beside.groups, rows, keys, None if cache is None else cache.slots, window)
         decoder = self.language_model.get_decoder()
         with attending(decoder, parts) as given:
             return decoder(
                 inputs_embeds=embeds,
                 attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-                position_ids=rows.position,
                 past_key_values=cache,
                 use_cache=cache is not None,
-                **given,
+                **{"position_ids": rows.position, **beside.arguments(), **given},
             ).last_hidden_state
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -221,6 +239,7 @@ class VLMForBlockDiffusion(PreTrainedModel):
         source: torch.Tensor | None = None,
         logits_at: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
+        media: dict[str, torch.Tensor] | None = None,
         **kwargs,
     ) -> VLMOutput:
         """Logits of a clean stream, or of training rows.
@@ -233,13 +252,19 @@ class VLMForBlockDiffusion(PreTrainedModel):
             rows, source: of a training batch, see `vlm.layout.Layout`; without them the batch is one clean stream.
             logits_at: flat indices into B * L; logits are computed there only, [S, V]; None: everywhere, [B, L, V].
             targets: int64 [S], what stands at ``logits_at``: the cross-entropies are the output, and no logits.
+            media: for a decoder that sees pictures itself, what its processor made of all of them.
         """
-        view = None if rows is None else rows.view
-        embeds = self.embed(input_ids, pixel_values, pixel_values_videos, view, source)
+        beside, view = None, None if rows is None else rows.view
         if rows is None:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             rows = clean_rows(mask, self.config.traits)
-        hidden = self.decode(embeds, rows)
+        if media:
+            features, deep = encode(self, media)
+            embeds = self.place(input_ids, features, view, source)
+            beside = beside_rows(self, input_ids, rows, media, deep)
+        else:
+            embeds = self.embed(input_ids, pixel_values, pixel_values_videos, view, source)
+        hidden = self.decode(embeds, rows, beside=beside)
         read = hidden if logits_at is None else hidden.flatten(0, 1)[logits_at]
         if targets is not None:
             return VLMOutput(losses=cross_entropies(self.head, read, targets, self.config.text_config.vocab_size))

@@ -20,6 +20,7 @@ from data_pipelines.media import with_times
 from data_pipelines.record import media_parts
 from vision_encoders import Picture, Plan, VisionConfig, pixels, plan, views
 from vision_encoders.pictures import joined
+from vlm.composite import Media
 from vlm.layout import answer_spans
 
 
@@ -33,6 +34,7 @@ class Encoded:
             ``"loss": False``, which are context.
         images: float32 [N, 3, S, S] pixels of all images, in reading order; where images keep their shapes, a list.
         frames: float32 [F, 3, S, S] pixels of all video frames, in reading order.
+        media: its pictures, where the decoder sees them itself; there are then no pixels.
     """
 
     input_ids: np.ndarray
@@ -40,6 +42,7 @@ class Encoded:
     images: np.ndarray | list[Picture]
     frames: np.ndarray
     id: str = ""
+    media: Media | None = None
 
 
 class VLMProcessor(ProcessorMixin):
@@ -131,7 +134,7 @@ class VLMProcessor(ProcessorMixin):
 
     def _expanded_chat(self, messages, sizes, add_generation_prompt) -> tuple[np.ndarray, np.ndarray, list[bool]]:
         """Ids [L], answer marks [L], and which of the media are videos."""
-        self._refuse_reserved(messages)
+        refuse_reserved(self.tokenizer, messages)
         chat = self.tokenizer.apply_chat_template(
             messages,
             chat_template=self.chat_template or self.tokenizer.chat_template,
@@ -141,7 +144,7 @@ class VLMProcessor(ProcessorMixin):
             return_assistant_tokens_mask=True,
         )
         ids = np.array(chat["input_ids"])
-        answer = _learnt(messages, np.array(chat["assistant_masks"], dtype=bool))
+        answer = learnt(messages, np.array(chat["assistant_masks"], dtype=bool))
         placeholders = np.flatnonzero((ids == self.image_token_id) | (ids == self.video_token_id))
         if len(placeholders) != len(sizes):
             raise ValueError(f"{len(placeholders)} media placeholders in the chat but {len(sizes)} media given")
@@ -195,30 +198,32 @@ class VLMProcessor(ProcessorMixin):
             out += [token] * (next(repeats[token]) if token in repeats else 1)
         return out
 
-    def _refuse_reserved(self, messages: list[dict]) -> None:
-        # Not `all_special_tokens`, which has no roles: a text could then open a turn of its own.
-        reserved = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        for message in messages:
-            for text in texts_of(message):
-                for token in reserved:
-                    if token in text:
-                        raise ValueError(f"the text contains the reserved token {token!r}")
-
     def decode(self, ids, **kwargs) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, **kwargs)
 
 
-def _learnt(messages: list[dict], answer: np.ndarray) -> np.ndarray:
+def learnt(messages: list[dict], answer: np.ndarray) -> np.ndarray:
     """``answer`` [L] without the assistant's messages that say ``"loss": False``."""
-    learnt = [message.get("loss") is not False for message in messages if message["role"] == "assistant"]
-    if all(learnt):
+    kinds = [message.get("loss") is not False for message in messages if message["role"] == "assistant"]
+    if all(kinds):
         return answer
     spans, kept = answer_spans(answer), answer.copy()
-    if len(spans) != len(learnt):
-        raise ValueError(f"{len(spans)} answers in the rendered chat for {len(learnt)} messages, some without loss")
-    for start, end in (span for span, wanted in zip(spans, learnt) if not wanted):
+    if len(spans) != len(kinds):
+        raise ValueError(f"{len(spans)} answers in the rendered chat for {len(kinds)} messages, some without loss")
+    for start, end in (span for span, wanted in zip(spans, kinds) if not wanted):
         kept[start:end] = False
     return kept
+
+
+def refuse_reserved(tokenizer, messages: list[dict]) -> None:
+    """ValueError if a text holds a token that only the chat template may write."""
+    # Not `all_special_tokens`, which has no roles: a text could then open a turn of its own.
+    reserved = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for message in messages:
+        for text in texts_of(message):
+            for token in reserved:
+                if token in text:
+                    raise ValueError(f"the text contains the reserved token {token!r}")
 
 
 def texts_of(message: dict) -> list[str]:

@@ -1,8 +1,9 @@
-"""An autoregressive language model, or another project's block-diffusion model, becomes a checkpoint of ours.
+"""An autoregressive model, or another project's block-diffusion model, becomes a checkpoint of ours.
 
 Nothing is trained here. Under causal context the converted model's AR mode is the original model, logit for logit: a
-place to start from, whose noisy rows have everything to learn. A vision encoder may be put before it, with a new
-projector. All that was chosen stands in the config under ``conversion``.
+place to start from, whose noisy rows have everything to learn. A vision encoder may be put before a language model,
+with a new projector; a whole vision-language model keeps its own (`vlm.checkpoints.composite`). All that was chosen
+stands in the config under ``conversion``.
 """
 
 import shutil
@@ -15,11 +16,13 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from vision_encoders import VisionEncoder
+from vlm.checkpoints.composite import load_composite, refuse_composite
 from vlm.checkpoints.families import FAMILIES
 from vlm.checkpoints.files import UNUSABLE, CheckpointError, local_directory, one_line, read_config
 from vlm.checkpoints.foreign import assemble, ends_of, load_foreign, load_weights, refuse_unknown
 from vlm.checkpoints.vision import encoder_of
 from vlm.checkpoints.vocabulary import grow, vocabulary
+from vlm.composite import COMPOSITES
 from vlm.config import DiffusionTraits, VLMConfig
 from vlm.model import VLMForBlockDiffusion
 from vlm.processor import VLMProcessor
@@ -89,6 +92,8 @@ def converted(source: str, choices: Choices = Choices()) -> tuple[VLMForBlockDif
             encoder = encoder_of(choices.vision, choices.image_size, choices.pretrained)
         if kind in FAMILIES:
             return load_foreign(source, "auto", choices.traits, encoder)
+        if kind in COMPOSITES and encoder is None:
+            return load_composite(source, choices.traits, autoregressive_traits)
         if kind == VLMConfig.model_type:
             raise CheckpointError(f"{source}: is a {kind} checkpoint already")
         return _from_autoregressive(source, choices, encoder)
@@ -128,13 +133,12 @@ def _text_config(source: str) -> PreTrainedConfig:
         CheckpointError: it is anything else.
     """
     raw = read_config(source)
-    if raw["model_type"] not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    refuse_composite(source, raw)
+    if raw["model_type"] not in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *COMPOSITES}:
         refuse_unknown(source)
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if getattr(config, "vision_config", None) is not None:
-        raise CheckpointError(
-            f"{source}: {config.model_type!r} is a whole vision-language model; only language models are converted"
-        )
+        raise CheckpointError(f"{source}: {config.model_type!r} sees pictures itself: --vision is for language models")
     odd = sorted(set(getattr(config, "layer_types", None) or []) - set(ATTENTION))
     if odd:
         raise CheckpointError(f"{source}: block diffusion needs attention, it has layers of type {odd[0]!r}")

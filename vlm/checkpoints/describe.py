@@ -8,10 +8,12 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from vlm.checkpoints.complete import check_own, refuse_outsized
 from vlm.checkpoints.families import FAMILIES
-from vlm.checkpoints.files import CheckpointError, Tensor, one_line, read_config, read_tensors
+from vlm.checkpoints.files import UNUSABLE, CheckpointError, Tensor, one_line, read_config, read_tensors
 from vlm.checkpoints.foreign import backbone_config, load_tokenizer, refuse_unknown, traits_of
 from vlm.checkpoints.quantize import RUN
+from vlm.composite import COMPOSITES
 from vlm.config import DiffusionTraits, VLMConfig
 from vlm.generation.commit import POLICIES
 from vlm.generation.config import MODES, BlockGenerationConfig
@@ -20,6 +22,12 @@ from vlm.generation.strategy import build_strategy
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 PARTS = ("vision_tower", "projector", "language_model")
 _DECODER_LINEAR = re.compile(r"(^|\.)layers\.\d+\..*(proj|gate|w[123])\.weight$|blocks\.\d+\..*(proj|out)\.weight$")
+
+
+_INSIDE = {
+    "projector": re.compile(r"(^|\.)(multi_modal_projector|connector|visual\.(merger|deepstack_merger_list))\."),
+    "vision_tower": re.compile(r"(^|\.)(visual|vision_tower|vision_model)\."),
+}
 
 
 @dataclass(frozen=True)
@@ -66,19 +74,27 @@ def describe(source: str) -> Description:
             return _own(source, tensors)
         if kind in FAMILIES:
             return _foreign(source, raw, tensors)
-        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if kind == "diffusion_gemma":
+            from vlm.checkpoints.diffusion_gemma import (
+                describe_diffusion_gemma,
+            )  # which tells in the words of this file
+
+            return describe_diffusion_gemma(source, tensors)
+        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in COMPOSITES:
             refuse_unknown(source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
         note = "autoregressive: python -m vlm.convert makes it a block-diffusion checkpoint"
         return Description(source, kind, config.model_type, **_sizes(tensors, config), note=note)
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNUSABLE as error:
         raise CheckpointError(f"{source}: not a usable checkpoint ({one_line(error)})") from error
 
 
 def _own(source: str, tensors: dict[str, Tensor]) -> Description:
+    check_own(source)
     config = VLMConfig.from_pretrained(source)
+    refuse_outsized(source, config.text_config, tensors)
     traits, conversion = config.traits, getattr(config, "conversion", None) or {}
     origins = {name: "config.json" for name in config.diffusion}
     sizes = _sizes(tensors, config.text_config)
@@ -89,7 +105,11 @@ def _own(source: str, tensors: dict[str, Tensor]) -> Description:
 def _foreign(source: str, raw: dict, tensors: dict[str, Tensor]) -> Description:
     family = FAMILIES[raw["model_type"]]
     text = backbone_config(source, raw, family)
-    traits, origins = traits_of(raw, family, load_tokenizer(source), {})
+    refuse_outsized(source, text, tensors)
+    tokenizer = load_tokenizer(source)
+    traits, origins = traits_of(raw, family, tokenizer, {})
+    if traits.mask_token_id not in tokenizer.get_vocab().values():
+        raise CheckpointError(f"{source}: the mask token {traits.mask_token_id} is not in the tokenizer")
     told = {"traits": traits, "origins": origins, "note": family.note}
     told |= _legal(VLMConfig(text_config=text, diffusion=traits))
     return Description(source, raw["model_type"], family.backbone, **_sizes(tensors, text), **told)
@@ -115,7 +135,7 @@ def _sizes(tensors: dict[str, Tensor], config) -> dict[str, Any]:
     parts = {part: (0, 0) for part in PARTS}
     linear = rest = scales = 0
     for name, tensor in tensors.items():
-        part = next((p for p in PARTS if name.startswith(p + ".")), "language_model")
+        part = _part_of(name)
         count, size = parts[part]
         parts[part] = (count + tensor.count, size + tensor.count * BYTES.get(tensor.dtype, 1))
         if part == "language_model" and len(tensor.shape) == 2 and _DECODER_LINEAR.search(name):
@@ -126,6 +146,12 @@ def _sizes(tensors: dict[str, Tensor], config) -> dict[str, Any]:
     memory["int8 decoder, rest float32"] = linear + 4 * scales + 4 * rest
     memory["nf4 decoder, rest float32"] = linear // 2 + 4 * linear // RUN + 4 * rest
     return {"parts": {k: v for k, v in parts.items() if v[0]}, "memory": memory, "kv_bytes": _kv_bytes(config)}
+
+
+def _part_of(name: str) -> str:
+    """The part that a tensor belongs to, also where all stand together in a whole vision-language model."""
+    found = next((part for part in ("projector", "vision_tower") if _INSIDE[part].search(name)), None)
+    return found or next((part for part in PARTS if name.startswith(part + ".")), "language_model")
 
 
 def _kv_bytes(config) -> int:

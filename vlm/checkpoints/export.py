@@ -46,14 +46,19 @@ def export(model: str | None, output: str, to: str, text_only: bool = False) -> 
     fresh = target.with_name(target.name + ".partial")
     shutil.rmtree(fresh, ignore_errors=True)
     {"ar": _save_stock, "sdar": _save_sdar}[to](loaded, fresh)
-    tokenizer = processor.tokenizer
-    tokenizer.chat_template = _plain(processor.chat_template or tokenizer.chat_template)
-    tokenizer.save_pretrained(fresh)
+    if loaded.config.composite_config is not None:
+        processor.original.save_pretrained(fresh)
+    else:
+        tokenizer = processor.tokenizer
+        tokenizer.chat_template = _plain(processor.chat_template or tokenizer.chat_template)
+        tokenizer.save_pretrained(fresh)
     fresh.rename(target)
 
 
 def refusal(model: VLMForBlockDiffusion, to: str, text_only: bool) -> str | None:
     """Why an engine cannot serve a model; None if it can."""
+    if model.config.composite_config is not None and (text_only or to == "sdar"):
+        return f"its decoder is a whole {model.config.composite_config.model_type!r} model, which leaves as that only"
     if model.config.vision_config and not text_only:
         return (
             "no stock transformers class has its projector (a norm and a table of places behind the usual layers); "

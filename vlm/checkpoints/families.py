@@ -110,5 +110,5 @@ REFUSED: dict[str, str] = {
     "dream": "Dream denoises the whole answer at once with shifted predictions and has no blocks",
     "PanguEmbedded": "NBDiff's backbone, openPangu, is not in transformers",
     "diffusion_gemma": "DiffusionGemma's uniform noise over a canvas is not a mask diffusion over blocks; "
-    "transformers runs it with its own generate",
+    "infer.py --model DIR runs it as it is, by its own generate",
 }

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -15,7 +16,10 @@ INDEX = "model.safetensors.index.json"
 LFS_POINTER = b"version https://git-lfs"
 SHOWN = 10  # tensors that a message lists
 # What a damaged or foreign file makes transformers, peft and tokenizers raise.
-UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+UNUSABLE = (
+    OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError,
+    StrictDataclassError,
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -80,7 +84,7 @@ def read_tensors(directory: str) -> dict[str, Tensor]:
         CheckpointError: no safetensors, a shard that the index names is not there, or a file is cut off.
     """
     folder = Path(directory)
-    files = _shards(folder)
+    files = shards(folder)
     if not files:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         if pickles:
@@ -91,11 +95,15 @@ def read_tensors(directory: str) -> dict[str, Tensor]:
     return {name: tensor for path in files for name, tensor in read_header(path).items()}
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """The safetensors files of a directory; CheckpointError if one that the index names is not there."""
     index = read_json(folder / INDEX)
     if index is None:
         return sorted(folder.glob("*.safetensors"))
-    names = sorted(set(index.get("weight_map", {}).values()))
+    try:
+        names = sorted(set(index["weight_map"].values()))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{folder / INDEX}: has no weight_map that says which file a tensor is in") from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(

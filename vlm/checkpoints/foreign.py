@@ -10,27 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from vision_encoders import VisionEncoder
+from vlm.checkpoints.complete import refuse_outsized, refuse_quantised
 from vlm.checkpoints.families import FAMILIES, REFUSED, Family
 from vlm.checkpoints.files import (
     CheckpointError,
-    listed,
     one_line,
     read_config,
     read_json,
     read_tensors,
     refuse_differences,
 )
+from vlm.checkpoints.reading import weights_of
 from vlm.checkpoints.vocabulary import Vocabulary, grow, vocabulary
+from vlm.composite import COMPOSITES
 from vlm.config import TRAIT_NAMES, DiffusionTraits, VLMConfig
 from vlm.generation.config import BlockGenerationConfig
 from vlm.model import VLMForBlockDiffusion
 from vlm.processor import VLMProcessor
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _log = logging.getLogger(__name__)
 
 
@@ -134,13 +135,11 @@ def load_weights(
         CheckpointError: quantised weights, or tensors that are missing, extra or misshapen.
     """
     tensors = read_tensors(source)
-    odd = [name for name, tensor in tensors.items() if tensor.dtype not in _FLOATS]
-    if odd or read_config(source).get("quantization_config"):
-        kind = tensors[odd[0]].dtype if odd else "a quantization_config"
-        raise CheckpointError(f"{source}: quantised weights ({kind}{' in ' + listed(odd) if odd else ''}) do not load")
-    model, told = AutoModelForCausalLM.from_pretrained(
-        source, config=config, dtype=dtype, key_mapping=names, use_safetensors=True, attn_implementation="sdpa",
-        ignore_mismatched_sizes=True, output_loading_info=True,
+    refuse_quantised(source, tensors)
+    refuse_outsized(source, config, tensors)
+    model, told = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        **weights_of(source, dtype), config=config, dtype=dtype, key_mapping=names, use_safetensors=True,
+        attn_implementation="sdpa", ignore_mismatched_sizes=True, output_loading_info=True,
     )  # fmt: skip
     refuse_differences(source, told)
     return model.eval()
@@ -192,7 +191,7 @@ def refuse_unknown(source: str) -> None:
     kind = raw["model_type"]
     if kind in REFUSED:
         raise CheckpointError(f"{source}: a model of type {kind!r} cannot be loaded: {REFUSED[kind]}")
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in COMPOSITES:
         raise CheckpointError(
             f"{source}: a model of type {kind!r} is autoregressive; python -m vlm.convert {source} DIR makes it ours"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from vlm.checkpoints.complete import check_own, refuse_outsized
 from vlm.checkpoints.families import FAMILIES
 from vlm.checkpoints.files import (
     UNUSABLE,
@@ -17,13 +18,17 @@ from vlm.checkpoints.files import (
     one_line,
     read_config,
     read_header,
+    read_json,
     read_tensors,
     refuse_differences,
 )
 from vlm.checkpoints.foreign import load_foreign, refuse_unknown
 from vlm.checkpoints.quantize import check_kind
 from vlm.checkpoints.quantize import quantize as quantized
+from vlm.checkpoints.reading import weights_of
+from vlm.composite_processor import CompositeProcessor
 from vlm.config import VLMConfig
+from vlm.generation.config import BlockGenerationConfig
 from vlm.model import VLMForBlockDiffusion
 from vlm.processor import VLMProcessor
 
@@ -41,7 +46,7 @@ def load(
 
     Args:
         model: a checkpoint directory or hub id, ours or of a family in `vlm.checkpoints.families`; None loads the
-            embedded model.
+            base that ``adapter`` names, without an adapter the embedded model.
         adapter: a PEFT adapter directory, merged into the weights.
         dtype: None means float32 on CPU (bfloat16 is slow on those without AVX-512) and bfloat16 on CUDA.
         device: None means CUDA where there is one, else CPU.
@@ -53,9 +58,9 @@ def load(
     """
     if quantize is not None:
         check_kind(quantize)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _check_device(device)
-    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    if model is None and adapter is not None:
+        model = base_of(adapter)
+    device, dtype = placed(device, dtype)
     source = str(EMBEDDED) if model is None else local_directory(model)
     try:
         kind = read_config(source)["model_type"]
@@ -75,28 +80,61 @@ def load(
     return (loaded if quantize is None else quantized(loaded, quantize)), processor
 
 
-def _check_device(device: str) -> None:
+def placed(device: str | None, dtype: torch.dtype | None) -> tuple[str, torch.dtype]:
+    """Where and in what a model is loaded, `load`'s defaults filled in; ValueError if the device cannot be used."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
         raise ValueError(f"device {device!r} cannot be used ({one_line(error)})") from error
+    return device, dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
 
 
 def _load_own(source: str, dtype: torch.dtype) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
-    read_tensors(source)  # refuses what is incomplete before anything is loaded
+    weights = weights_of(source, dtype)  # refuses what is incomplete before anything is loaded
+    check_own(source)
     config = VLMConfig.from_pretrained(source)
+    refuse_outsized(source, config.text_config, read_tensors(source))
     loaded, told = VLMForBlockDiffusion.from_pretrained(
-        source, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
-        output_loading_info=True,
+        **weights, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
+        output_loading_info=True, generation_config=BlockGenerationConfig.from_pretrained(source),
     )  # fmt: skip
     refuse_differences(source, told)
-    processor = VLMProcessor.from_pretrained(source)
+    loaded.name_or_path = loaded.config.name_or_path = source
+    if config.composite_config is None:
+        processor = VLMProcessor.from_pretrained(source)
+    else:
+        processor = CompositeProcessor.from_pretrained(source, config)
     if processor.vision_config != config.vision_config:
         raise CheckpointError(f"{source}: processor_config.json is missing, or of another vision encoder")
     mask, known = config.traits.mask_token_id, processor.tokenizer.mask_token_id
     if mask != known:
         raise CheckpointError(f"{source}: the mask token is {mask} in config.json but {known} in the tokenizer")
     return loaded, processor
+
+
+def base_of(adapter: str) -> str:
+    """The base that an adapter was trained on, by its own configuration: a directory or a hub id.
+
+    The embedded model stands elsewhere in every installation, so it is known by the end of its path.
+
+    Raises:
+        CheckpointError: there is no adapter, or its base is not to be had; one line that names both.
+    """
+    config = read_json(Path(adapter) / "adapter_config.json")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{adapter}: no adapter_config.json, not an adapter directory")
+    named = config.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(f"{adapter}: does not say what its base is; name it with --model")
+    if Path(named).is_dir():
+        return named
+    if Path(named).parts[-3:] == EMBEDDED.parts[-3:]:
+        return str(EMBEDDED)
+    try:
+        return local_directory(named)
+    except CheckpointError as error:
+        raise CheckpointError(f"{adapter}: its base {named!r} is not here ({error}); name it with --model") from error
 
 
 def merged(model: VLMForBlockDiffusion, adapter: str) -> VLMForBlockDiffusion:

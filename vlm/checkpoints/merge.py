@@ -5,7 +5,6 @@ added to those weights, dequantised, and the checkpoint is the model that was tr
 weights, and the checkpoint is a little off it. Either way the result is in float32.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from vlm.checkpoints.load import CheckpointError, load, merged
+from vlm.checkpoints.load import CheckpointError, base_of, load, merged
 from vlm.checkpoints.quantize import quantize
 from vlm.model import VLMForBlockDiffusion
 
@@ -33,7 +32,7 @@ def merge(adapter: str, output: str, model: str | None = None, base_quantize: Li
     target = Path(output)
     if target.exists():
         raise CheckpointError(f"{output}: exists already")
-    source = _base_of(adapter) if model is None else model
+    source = base_of(adapter) if model is None else model
     base, processor = load(None if source == "embedded" else source, dtype=torch.float32, device="cpu")
     result = merged(base if base_quantize is None else rounded(base), adapter)
     fresh = target.with_name(target.name + ".partial")
@@ -57,14 +56,3 @@ def rounded(model: VLMForBlockDiffusion) -> VLMForBlockDiffusion:
             plain.bias = module.bias
             decoder.set_submodule(name, plain)
     return model
-
-
-def _base_of(adapter: str) -> str:
-    """The base that an adapter's own configuration names."""
-    try:
-        named = json.loads((Path(adapter) / "adapter_config.json").read_text()).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{adapter}: no readable adapter_config.json, not an adapter directory") from error
-    if not named or not Path(named).is_dir():
-        raise CheckpointError(f"{adapter}: its base {named!r} is not here; name it with --model")
-    return named

@@ -68,25 +68,23 @@ def vocabulary(
     """
     vocab = dict(tokenizer.get_vocab())
     if mask_id is None:
-        mask = _choose("mask", vocab, rows, tokenizer)
+        mask = choose("mask", vocab, rows, tokenizer)
     else:
         texts = [text for text, id in vocab.items() if id == mask_id]
         if not texts or mask_id >= rows:
             raise ValueError(f"the mask token {mask_id} is not in the tokenizer of {len(vocab)} tokens, {rows} rows")
         mask = Special(texts[0], mask_id, "named")
-    image = _choose("image", vocab, rows, tokenizer, (mask,))
-    video = _choose("video", vocab, rows, tokenizer, (mask, image))
+    image = choose("image", vocab, rows, tokenizer, (mask,))
+    video = choose("video", vocab, rows, tokenizer, (mask, image))
     name, turns = turns_of(tokenizer)
     first = tokenizer.bos_token
-    fresh = _tokenizer(tokenizer, mask, image, video, template(turns, first, image.token, video.token))
-    for special in (mask, image, video):
-        if fresh.convert_tokens_to_ids(special.token) != special.id:
-            raise ValueError(f"the tokenizer has holes: token {special.token!r} cannot be given the id {special.id}")
+    chat_template = template(turns, first, image.token, video.token)
+    fresh = plain_tokenizer(tokenizer, {"mask": mask, "image": image, "video": video}, chat_template)
     end = fresh.convert_tokens_to_ids(turns.end)
     return Vocabulary(fresh, mask, image, video, sorted({*(e for e in ends if e < rows), end}), name)
 
 
-def _choose(role: str, vocab: dict[str, int], rows: int, tokenizer, taken: tuple[Special, ...] = ()) -> Special:
+def choose(role: str, vocab: dict[str, int], rows: int, tokenizer, taken: tuple[Special, ...] = ()) -> Special:
     """A token for ``role``, entered into ``vocab``."""
     used = {special.token for special in taken}
     own = (tokenizer.mask_token,) if role == "mask" and tokenizer.mask_token else ()
@@ -102,23 +100,34 @@ def _choose(role: str, vocab: dict[str, int], rows: int, tokenizer, taken: tuple
     return Special(text, id, "spare row" if id < rows else "new row")
 
 
-def _tokenizer(old, mask: Special, image: Special, video: Special, chat_template: str) -> PreTrainedTokenizerFast:
-    """The same tokenizer under the plain class, which needs no file but its own to come back, with our tokens."""
+def plain_tokenizer(old, ours: dict[str, Special], chat_template: str | None) -> PreTrainedTokenizerFast:
+    """The same tokenizer under the plain class, which needs no file but its own to come back, with our tokens.
+
+    Args:
+        ours: by role; there is always a ``mask``.
+
+    Raises:
+        ValueError: a token does not get the id that was chosen for it.
+    """
     backend = old.backend_tokenizer
     known = set(old.get_vocab())
-    new = [s for s in sorted((mask, image, video), key=lambda s: s.id) if s.token not in known]
+    new = [s for s in sorted(ours.values(), key=lambda s: s.id) if s.token not in known]
     backend.add_special_tokens([s.token for s in new])  # in the order of their ids
     named = {f"{role}_token": getattr(old, f"{role}_token") for role in ("bos", "eos", "unk")}
-    return PreTrainedTokenizerFast(
+    fresh = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         chat_template=chat_template,
-        mask_token=mask.token,
-        pad_token=old.pad_token or old.eos_token or mask.token,
-        extra_special_tokens={"image_token": image.token, "video_token": video.token},
+        mask_token=ours["mask"].token,
+        pad_token=old.pad_token or old.eos_token or ours["mask"].token,
+        extra_special_tokens={f"{role}_token": s.token for role, s in ours.items() if role != "mask"},
         clean_up_tokenization_spaces=False,
         model_max_length=old.model_max_length,
         **{name: token for name, token in named.items() if token is not None},
     )
+    for special in ours.values():
+        if fresh.convert_tokens_to_ids(special.token) != special.id:
+            raise ValueError(f"the tokenizer has holes: token {special.token!r} cannot be given the id {special.id}")
+    return fresh
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from rich.text import Text
 from vlm.answering import settings
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.presets import PRESETS, Preset
-from vlm.generation.slots import CACHING, OTHERS, RULES
+from vlm.generation.slots import CACHING, OTHERS, RULES, VERIFY
 from vlm.generation.strategy import Strategy, build_strategy
 
 GRID = ("size", "origin", "sizes", "delimiters", "anywhere")  # what spans take from the checkpoint, not from a preset
@@ -26,9 +26,9 @@ def decoder_on(model, tokenizer, name: str) -> tuple[BlockGenerationConfig, Stra
 
 def values_of(config: BlockGenerationConfig, strategy: Strategy) -> str:
     """What a preset runs with, strategy by strategy, defaults included."""
-    told = [f"{config.policy}({_fields(strategy.commit)})"]
+    told = [f"{config.policy}({_fields(strategy.commit)})"] if strategy.mode == "block" else [strategy.mode]
     for name, given in (config.slots or {}).items():
-        kind = {**RULES, **OTHERS}.get(name)
+        kind = {**RULES, **OTHERS, **VERIFY}.get(name)
         built = strategy.caching if name in CACHING else strategy.spans if kind is None else kind(**given)
         told.append(f"{name}({_fields(built)})")
     return f"blocks of {strategy.spans.size}: " + " + ".join(told)
@@ -41,7 +41,8 @@ def _fields(strategy) -> str:
 
 def _planned(preset: Preset) -> str:
     """What a preset itself says, where it cannot be built."""
-    told = {preset.policy: preset.policy_args or {}, **preset.slots}
+    told = {preset.policy: preset.policy_args or {}} if preset.mode == "block" else {}
+    told |= preset.slots
     return " + ".join(f"{name}({', '.join(f'{k}={v}' for k, v in given.items())})" for name, given in told.items())
 
 

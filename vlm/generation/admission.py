@@ -18,6 +18,8 @@ def check(model, request: Request, strategy, offset: int) -> int:
     limit = model.config.text_config.max_position_embeddings
     if length == 0:
         raise ValueError("the prompt is empty")
+    if offset and model.config.traits.positions == "mrope":
+        raise ValueError("a cache cannot be continued under positions 'mrope': it does not say where its text ends")
     blocks = (limit - offset - length) // size
     if blocks < 1:
         before = f" behind {offset} cached ones" if offset else ""

@@ -66,9 +66,10 @@ class Rule:
 
 
 def chosen_rows(states: list[State], feeds: list[Feed], scores: Scores) -> list[bool]:
-    """Which of the rows read become tokens under the strategies of their request; all of those that verify."""
-    read = [(b, slot) for b, feed in enumerate(feeds) for slot in feed.slots]
-    kept = [i for i, (b, _) in enumerate(read) if not feeds[b].verifies]
+    """Which of the rows read become tokens under the strategies of their request; all that verify or edit may."""
+    read = [(b, slot) for b, feed in enumerate(feeds) for slot in feed.slots + feed.edits]
+    is_open = [not feed.verifies and number < len(feed.slots) for feed in feeds for number in range(len(feed.reads))]
+    kept = [i for i, denoised in enumerate(is_open) if denoised]
     chosen = torch.ones(len(read), dtype=torch.bool)
     if not kept:
         return chosen.tolist()

@@ -6,7 +6,8 @@ never a slot that is not open. What the scores say of slots that are not open do
 worst finite score, so that a model that returns NaN still comes to an end. Ties go to the leftmost slot.
 
 Confidence is `Scores.probability`; thresholds read it, and are inclusive unless a rule says otherwise. Which slots are
-the best goes by `Scores.rank`, which is the confidence unless the scoring slot says otherwise (`rescore`).
+the best goes by `Scores.rank`, which is the confidence unless the scoring slot says otherwise (`rescore`). Policies
+that go by an order of their own also say ``ahead`` of a pass which open slots it will commit.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Protocol
 
 import torch
 
+from vlm.generation.commit_order import RandomOrder
 from vlm.generation.commit_paced import CAD, Doubling
 from vlm.generation.commit_probe import Explore, Hierarchical
 from vlm.generation.learn2pd import Learn2PD
@@ -54,6 +56,10 @@ class Sequential:
 
     def __post_init__(self):
         require(self.count >= 1, "count", self.count, "be at least 1")
+
+    def ahead(self, slots: list[int]) -> list[int]:
+        """Which of these open slots the next step commits, whatever it says of them."""
+        return slots[: self.count]
 
     def select(self, scores, is_open, step, size, committed=None):
         return is_open & (is_open.cumsum(-1) <= self.count)
@@ -254,6 +260,7 @@ POLICIES: dict[str, type] = {
     "explore": Explore,
     "hierarchical": Hierarchical,
     "learn2pd": Learn2PD,
+    "random": RandomOrder,
 }
 THRESHOLDED = ("threshold", "localleap", "cad", "explore", "hierarchical")  # their tau is the setting ``threshold``
 STEPPED = ("static", "learn2pd")  # their steps are the setting ``denoising_steps``

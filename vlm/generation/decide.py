@@ -6,7 +6,7 @@ import torch
 
 from vlm.generation.blocks import chosen_rows
 from vlm.generation.feed import Feed
-from vlm.generation.finish import extend, log, settle
+from vlm.generation.finish import extend, log, ready, settle
 from vlm.generation.request import State
 from vlm.generation.scoring import score
 from vlm.generation.spans import Drafts
@@ -31,13 +31,13 @@ def decide(model, states: list[State], feeds: list[Feed], hidden: torch.Tensor) 
         _edit(states, feeds, owners),
         model.get_output_embeddings().weight.shape[0],
     )
-    mask_id, counts, start = model.config.traits.mask_token_id, [], 0
+    traits, counts, start = model.config.traits, [], 0
     chosen = chosen_rows(states, feeds, scores)
     for state, feed in zip(states, feeds):
         own = slice(start, start + len(feed.reads))
         start = own.stop
         decided = (scores.token[own].tolist(), scores.probability[own].tolist(), chosen[own])
-        counts.append(_conclude(state, feed, *decided, mask_id) if feed.reads else feed.n_clean)
+        counts.append(_conclude(state, feed, *decided, traits) if feed.reads else feed.n_clean)
     return counts
 
 
@@ -78,10 +78,19 @@ def _edit(
                 logits[i] = strategy.processors(context, logits[i : i + 1])[0]
             if b in allowed and number < len(allowed[b]):
                 logits[i].masked_fill_(~allowed[b][number].to(logits.device), -torch.inf)
-            if strategy.credit is not None:
+            if strategy.credit is not None and number < len(feeds[b].slots):
                 strategy.credit.fuse(logits[i], states[b].credit.setdefault(feeds[b].slots[number], {}))
+        _note(states, feeds, owners[start : start + len(logits)], logits)
 
     return edit
+
+
+def _note(states: list[State], feeds: list[Feed], owners: list[tuple[int, int]], logits: torch.Tensor) -> None:
+    """Show requests that search a path through their draft the logits [S, V] of its slots."""
+    for b in dict.fromkeys(b for b, _ in owners):
+        spans = states[b].strategy.spans
+        if isinstance(spans, Drafts) and spans.search is not None and not feeds[b].verifies:
+            spans.note(states[b], logits[[i for i, (owner, _) in enumerate(owners) if owner == b]])
 
 
 def _allowed(state: State, feed: Feed) -> list[torch.Tensor]:
@@ -100,17 +109,27 @@ def _allowed(state: State, feed: Feed) -> list[torch.Tensor]:
 
 
 def _conclude(
-    state: State, feed: Feed, tokens: list[int], probabilities: list[float], chosen: list[bool], mask_id: int
+    state: State, feed: Feed, tokens: list[int], probabilities: list[float], chosen: list[bool], traits
 ) -> int:
     """Write one request's decisions; returns how many of its rows are final."""
     if feed.verifies:
         return _verify(state, tokens, probabilities)
     if isinstance(state.strategy.spans, Drafts):
         _draft(state, feed, tokens, probabilities)
-        return feed.n_clean
-    takes = chosen if state.matcher is None else _valid(state, tokens, chosen)
-    if state.strategy.spans.varies and state.strategy.spans.grow(state, feed.slots, probabilities, takes, mask_id):
-        return feed.n_clean
+    else:
+        _denoise(state, feed, tokens, probabilities, chosen, traits)
+    return feed.n_clean
+
+
+def _denoise(
+    state: State, feed: Feed, tokens: list[int], probabilities: list[float], chosen: list[bool], traits
+) -> None:
+    """Fill slots of the open block, change filled ones, and close the block if nothing is left to decide."""
+    mask_id, count, edit, spans = traits.mask_token_id, len(feed.slots), state.strategy.edit, state.strategy.spans
+    takes = chosen[:count] if state.matcher is None else _valid(state, tokens, chosen)
+    if spans.varies and spans.grow(state, feed.slots, probabilities[:count], takes, mask_id):
+        return
+    was_ready = edit is not None and ready(state, mask_id)
     for slot, token, probability, take in zip(feed.slots, tokens, probabilities, takes):
         if take:
             state.canvas[slot], state.confidence[slot] = token, probability
@@ -118,8 +137,11 @@ def _conclude(
         state.matcher.accept([token for token, take in zip(tokens, takes) if take])
         force(state, mask_id)
     state.step += 1
+    if edit is not None:
+        edited = edit.write(state, feed.edits, tokens[count:], probabilities[count:])
+        if edit.waits(state, edited or not was_ready, mask_id, traits.prediction_shift):
+            return
     settle(state, mask_id)
-    return feed.n_clean
 
 
 def _valid(state: State, tokens: list[int], chosen: list[bool]) -> list[bool]:
@@ -138,12 +160,14 @@ def _draft(state: State, feed: Feed, tokens: list[int], probabilities: list[floa
         tokens = tokens[1:]
     if state.finish_reason is None:
         # Under shift 1 the pass that found the first token drafts nothing: what it read stands alone.
-        state.draft = tokens[: max(0, state.end - len(state.tokens) - 1)] if tokens else None
+        draft = state.strategy.spans.draft(state, tokens) if tokens else None
+        state.draft = None if draft is None else draft[: max(0, state.end - len(state.tokens) - 1)]
 
 
 def _verify(state: State, tokens: list[int], probabilities: list[float]) -> int:
     """Keep the draft as far as it agrees, and the token behind it, unless the answer ends before."""
     count = agreed(state.draft, tokens)
+    state.strategy.spans.learn(state, count)
     state.draft = None
     _append(state, tokens[: count + 1], probabilities[: count + 1])
     return len(state.tokens) - 1 - state.cached  # the last of them is fed by the next pass

@@ -19,18 +19,23 @@ class Feed:
         ids: clean tokens to cache, then the open block's canvas (absent if its slot is read from a clean row).
         n_clean: how many of them are clean; they come first, and the cache keeps them.
         slots: open canvas slots this pass may decide; for a draft that is verified, the number of each token read.
-        reads: the row each of those slots is read from.
+        reads: the row each of those slots is read from, and behind these the row of each of ``edits``.
+        edits: filled canvas slots that this pass may change.
         verifies: the clean rows end in a draft that is kept as far as reading it agrees.
-        positions: of all rows, where they do not follow from the rest: under full attention, where all rows are alike
-            and ``n_clean`` only says how many the cache keeps.
+        positions: of all rows, where they do not follow from the rest: under full attention, and where KV is kept.
+        kept: position and token of the rows whose KV is kept although it is not exact, see `kept`.
+        n_kept: how many of them the cache does not hold yet; they stand first behind the clean ones.
     """
 
     ids: list[int] = field(default_factory=list)
     n_clean: int = 0
     slots: list[int] = field(default_factory=list)
     reads: list[int] = field(default_factory=list)
+    edits: list[int] = field(default_factory=list)
     verifies: bool = False
     positions: list[int] | None = None
+    kept: dict[int, int] = field(default_factory=dict)
+    n_kept: int = 0
 
 
 def plan(state: State, traits) -> Feed:
@@ -41,7 +46,7 @@ def plan(state: State, traits) -> Feed:
     clean = state.tokens[state.cached : state.block_start]
     open_slots = [i for i, token in enumerate(state.canvas) if token == traits.mask_token_id]
     drafts = isinstance(state.strategy.spans, Drafts)
-    if isinstance(state.strategy.spans, SingleTokens) or (shift == 1 and open_slots[0] == 0):
+    if isinstance(state.strategy.spans, SingleTokens) or (shift == 1 and open_slots[:1] == [0]):
         return Feed(clean, len(clean), [0], [len(clean) - 1])
     reads = [len(clean) + i - shift for i in open_slots]
     if drafts and shift == 0:
@@ -68,16 +73,19 @@ def closing(state: State) -> Feed:
 
 def rows_of(state: State, feed: Feed, traits) -> list[list[int]]:
     """The `Rows` columns of one request; positions count from the start of the cache that was handed in."""
-    if feed.positions is not None:
+    if traits.context_attention == "full":
         alike = [0] * len(feed.ids)  # one segment, one view; no rule of full attention reads the blocks
-        return [feed.positions, alike, alike, alike, alike]
+        return [feed.positions or [], alike, alike, alike, alike]
     offset, n_noisy = state.offset, len(feed.ids) - feed.n_clean
     clean = range(state.cached + offset, state.cached + feed.n_clean + offset)
     start = state.block_start + offset
-    end = start + n_noisy
+    end = start + len(state.canvas or [])
+    noisy = range(start, start + n_noisy)
+    if feed.positions is not None:
+        noisy = [position + offset for position in feed.positions[feed.n_clean :]]
     borders = _clean_borders(state, feed, traits)
     return [
-        [*clean, *range(start, start + n_noisy)],
+        [*clean, *noisy],
         [0] * len(feed.ids),
         [0] * feed.n_clean + [1] * n_noisy,
         [b[0] + offset for b in borders] + [start] * n_noisy,

@@ -85,18 +85,40 @@ def settle(state: State, mask_token_id: int) -> None:
     the filled slots behind it for the window's next place.
     """
     canvas, spans = state.canvas, state.strategy.spans
-    first_mask = canvas.index(mask_token_id) if mask_token_id in canvas else len(canvas)
-    known = len(state.tokens) - state.block_start  # final before the block opened
-    new = canvas[known:first_mask]
-    room = state.end - len(state.tokens)
-    ends = state.strategy.finish.cut(state.generated, new[:room])
-    if ends is not None or len(new) >= room or first_mask == len(canvas) or (spans.slides and new):
+    known, first_mask = _filled(state, mask_token_id)
+    new, ends = canvas[known:first_mask], _ends(state, mask_token_id)
+    if _enough(state, mask_token_id, ends) or (spans.slides and new):
         extend(state, new, [log(p) for p in state.confidence[known:first_mask]], ends)
         if spans.slides:
             state.rest = list(zip(canvas[first_mask:], state.confidence[first_mask:]))
         if spans.varies:
             state.blocks.append((state.block_start, state.block_start + len(canvas)))
         state.canvas = state.external = None
+
+
+def ready(state: State, mask_token_id: int) -> bool:
+    """Whether the open block holds all that it has to: it is full, or what it holds from its beginning on suffices."""
+    return _enough(state, mask_token_id, _ends(state, mask_token_id))
+
+
+def _enough(state: State, mask_token_id: int, ends: Cut | None) -> bool:
+    known, first_mask = _filled(state, mask_token_id)
+    room = state.end - len(state.tokens)
+    return ends is not None or first_mask - known >= room or first_mask == len(state.canvas)
+
+
+def _filled(state: State, mask_token_id: int) -> tuple[int, int]:
+    """Slots from which on and up to which the open block holds new tokens without a gap."""
+    canvas = state.canvas
+    first_mask = canvas.index(mask_token_id) if mask_token_id in canvas else len(canvas)
+    return len(state.tokens) - state.block_start, first_mask
+
+
+def _ends(state: State, mask_token_id: int) -> Cut | None:
+    """What among those tokens ends the answer."""
+    known, first_mask = _filled(state, mask_token_id)
+    room = state.end - len(state.tokens)
+    return state.strategy.finish.cut(state.generated, state.canvas[known:first_mask][:room])
 
 
 def extend(state: State, new: list[int], logprobs: list[float], ends: Cut | None) -> None:
@@ -108,6 +130,8 @@ def extend(state: State, new: list[int], logprobs: list[float], ends: Cut | None
         new, state.finish_reason = new[:room], "length"
     state.tokens = state.tokens + new
     state.logprobs = state.logprobs + logprobs[: len(new)]
+    if state.finish_reason is not None:
+        state.drafting = None
 
 
 def log(probability: float) -> float:

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from vision_encoders import Pictures
 from vlm.cache import BlockCache
+from vlm.composite import Media
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.constraint import Grammar
 from vlm.generation.loop import Loop
@@ -76,6 +77,7 @@ def generate(
     grammar: Grammar | None = None,
     canvas: torch.LongTensor | None = None,
     prefix_store: PrefixStore | None = None,
+    media: Media | None = None,
     **kwargs,
 ) -> BlockDiffusionOutput:
     """Answer a batch of prompts.
@@ -99,6 +101,7 @@ def generate(
         grammar: what the answers must keep to.
         canvas: [B, N], answers of N tokens of which some are given and the others, the mask id, are filled in.
         prefix_store: KV of earlier prompts to reuse and to add to.
+        media: pictures of a decoder that sees them itself, see `vlm.composite`. Batch size 1 only.
 
     Raises:
         ValueError: for an unknown keyword or a setting the checkpoint does not allow, naming the value.
@@ -111,6 +114,10 @@ def generate(
     if streamer is not None and len(input_ids) > 1:
         raise ValueError(f"a streamer serves one prompt at a time, not a batch of {len(input_ids)}")
     requests = _requests(self, input_ids, attention_mask, pixel_values, pixel_values_videos, config.seed)
+    if media is not None:
+        if len(requests) > 1:
+            raise ValueError(f"media serve one prompt at a time, not a batch of {len(requests)}")
+        requests[0].media = media
     if answer_mask is not None:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         for request, marks, keep in zip(requests, answer_mask, mask):

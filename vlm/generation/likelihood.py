@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from vlm.cache import BlockCache
+from vlm.composite_rows import beside_prompts, read_prompt
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.feed import pack
 from vlm.generation.request import Request
@@ -223,7 +224,8 @@ def _read_prompts(model, requests: dict[bytes, Request], size: int | None) -> li
         for request, embed, length in zip(requests.values(), embeds, lengths)
     ]
     cache = BlockCache(model.config.text_config, len(embeds), device=model.device)
-    hidden = _pass(model, [embed[:length] for embed, length in zip(embeds, lengths)], columns, cache)
+    read = [embed[:length] for embed, length in zip(embeds, lengths)]
+    hidden = _pass(model, read, columns, cache, list(requests.values()))
     cache.commit(torch.tensor(lengths, dtype=torch.long, device=model.device))
     hidden = F.pad(hidden, (0, 0, 1, 0))  # [B, 1 + L, D], so that the row behind an empty prefix exists
     return [
@@ -233,6 +235,8 @@ def _read_prompts(model, requests: dict[bytes, Request], size: int | None) -> li
 
 
 def _embed(model, request: Request) -> torch.Tensor:
+    if request.media is not None:
+        return read_prompt(model, request.input_ids.to(model.device), request.media)
     pixels = (request.pixel_values, request.pixel_values_videos)
     moved = [None if p is None else p.to(model.device) for p in pixels]
     return model.embed(request.input_ids.to(model.device).unsqueeze(0), *moved)[0]
@@ -287,7 +291,8 @@ def _score_clean(model, items: list[_Item], size: int | None, cache: BlockCache)
     for item, start, count in zip(items, starts, counts):
         spans = [*item.prefix.request.answer_spans, (item.prompt_length, item.end)]
         columns.append(_clean_columns(start, start + count, spans, item.end, size, model.config.traits))
-    hidden = _pass(model, [item.table[:count] for item, count in zip(items, counts)], columns, cache)
+    read = [item.table[:count] for item, count in zip(items, counts)]
+    hidden = _pass(model, read, columns, cache, [item.prefix.request for item in items])
     cache.commit(torch.tensor(counts, device=model.device))
     last = torch.stack([item.prefix.last for item in items])
     hidden = torch.cat([last.unsqueeze(1), hidden], 1)  # [B, 1 + L, D]; row r predicts the token r behind the prefix
@@ -307,7 +312,8 @@ def _score_noisy(model, items: list[_Item], size: int | None, cache: BlockCache)
         views, waiting = [w[:room] for w in waiting], [w[room:] for w in waiting]
         index = [[i for block, u in own for i in _canvas(item, block, u, size)] for item, own in zip(items, views)]
         rows = [item.table[torch.tensor(i, dtype=torch.long, device=model.device)] for item, i in zip(items, index)]
-        hidden = _pass(model, rows, [_noisy_columns(own, size) for own in views], cache)  # [B, L, D]
+        requests = [item.prefix.request for item in items]
+        hidden = _pass(model, rows, [_noisy_columns(own, size) for own in views], cache, requests)  # [B, L, D]
         owners = [
             (row, number, block, u, j)
             for row, own in enumerate(views)
@@ -359,11 +365,17 @@ def _noisy_columns(views: list[tuple[_Block, int]], size: int) -> list[list[int]
     return [[row[i] for row in rows] for i in range(5)]
 
 
-def _pass(model, embeds: list[torch.Tensor], columns: list, cache: BlockCache) -> torch.Tensor:
-    """Hidden states [B, L, D] of ragged rows, of which there may be none."""
+def _pass(
+    model, embeds: list[torch.Tensor], columns: list, cache: BlockCache, requests: list[Request]
+) -> torch.Tensor:
+    """Hidden states [B, L, D] of ragged rows of ``requests``, of which there may be none."""
     padded = pad_sequence(embeds, batch_first=True)
     length = padded.shape[1]
-    return model.decode(padded, pack(columns, length, model.device), cache) if length else padded
+    if not length:
+        return padded
+    rows = pack(columns, length, model.device)
+    beside = beside_prompts(model, [(request.input_ids, request.media, 0) for request in requests], rows)
+    return model.decode(padded, rows, cache, **({} if beside is None else {"beside": beside}))
 
 
 def _logprobs(model, hidden: torch.Tensor, at: list[tuple[int, int]], targets: list[int]) -> list[float]:

@@ -8,7 +8,8 @@ selects, and finish rules commit the rest of a block early.
 A forward feeds, for every request, its final tokens that have no KV yet (the prompt, or the block just finished) and
 then the open block. So prefill and the first denoising step are one pass, and so are closing a block and opening the
 next: exact, because noisy rows see only clean rows of earlier blocks, and those stand in the same pass. KV becomes
-permanent only from clean rows. Under full attention nothing is permanent: there `whole` says what a pass feeds.
+permanent only from clean rows; under full attention, where a pass feeds everything, nothing does. What strategies
+keep for a few passes although it is not exact stands behind it in the cache: see `planning`.
 
 Autoregressive decoding is the same loop with blocks of one slot that is read from the clean row before it. Under
 prediction shift 1 the first slot of every block is read that way too. Speculative decoding drafts a block in one pass
@@ -23,16 +24,17 @@ import numpy as np
 import torch
 
 from vlm.cache import BlockCache
+from vlm.composite_rows import beside_prompts, picture_borders, read_prompt
 from vlm.generation.admission import admit, check
 from vlm.generation.decide import decide, force, forced
-from vlm.generation.feed import Feed, clean_grid, closing, pack, plan, rows_of
+from vlm.generation.feed import Feed, clean_grid, closing, pack, rows_of
 from vlm.generation.finish import extend, settle
+from vlm.generation.planning import places, planned
 from vlm.generation.prefix import PrefixStore, symbols_of
 from vlm.generation.request import Request, State
 from vlm.generation.reuse import parts_of
 from vlm.generation.spans import Drafts
 from vlm.generation.strategy import Strategy
-from vlm.generation.whole import fill
 
 
 class Loop:
@@ -127,10 +129,7 @@ class Loop:
         running = [state for state in self.batch if state.finish_reason is None]
         for state in running:
             self._open(state)
-        planned = fill if self.whole else plan
         feeds = [planned(s, self.traits) if s.finish_reason is None else Feed() for s in self.batch]
-        if self.whole:  # a pass that refreshes kept KV drops it first
-            self.cache.crop(torch.tensor([len(state.kept) for state in self.batch], device=self.model.device))
         if any(feed.ids for feed in feeds):
             self._pass(self.batch, feeds)
         if self.on_step is not None:
@@ -177,23 +176,28 @@ class Loop:
     def borders(self, state: State):
         """One past the last position each token's KV has seen: its own, or its block's under block-causal context."""
         if self.traits.context_attention == "causal":
-            return np.arange(1, len(state.tokens) + 1)
-        return clean_grid(state, self.traits)[:, 1]
+            borders = np.arange(1, len(state.tokens) + 1)
+        else:
+            borders = clean_grid(state, self.traits)[:, 1]
+        return picture_borders(self.model.config, state.tokens, borders)
 
     def _pass(self, states: list[State], feeds: list[Feed]) -> None:
         """One forward pass, counted and timed for the requests that have rows in it."""
         started = time.perf_counter()
+        held = [state.offset + state.cached + len(state.kept) for state in states]  # less, if a block was closed
+        self.cache.crop(torch.tensor(held, device=self.model.device))
         hidden = self._forward(states, feeds)
         counts = decide(self.model, states, feeds, hidden)
-        self.cache.commit(torch.tensor(counts, device=self.model.device))
+        stay = [count + feed.n_kept for feed, count in zip(feeds, counts)]
+        self.cache.commit(torch.tensor(stay, device=self.model.device))
         for row, (state, feed, count) in enumerate(zip(states, feeds, counts)):
-            if self.whole:
-                state.kept |= zip(feed.positions or [], feed.ids[:count])
-                if state.finish_reason is not None:
-                    state.prompt_embeds, state.kept = None, {}
-                continue
+            state.kept.update(feed.kept)
             was_prefill = state.cached < state.prompt_length
             state.cached += count
+            if self.whole and state.finish_reason is not None:
+                state.prompt_embeds = None
+            if state.finish_reason is not None:
+                state.kept = {}
             if state.cached >= state.prompt_length:
                 state.prompt_embeds = None
                 if was_prefill and self.store is not None:
@@ -218,10 +222,15 @@ class Loop:
         for embed, state, feed in zip(embeds, states, feeds):
             if feed.ids and state.request.has_media and state.cached < state.prompt_length:
                 prompt = self._prompt_rows(state)
-                positions = range(len(prompt)) if feed.positions is None else feed.positions
-                rows = [row for row, position in enumerate(positions) if position < len(prompt)]
-                embed[rows] = prompt[[positions[row] for row in rows]]
-        return self.model.decode(embeds, pack(columns, length, device), self.cache, parts_of(states, feeds))
+                start = state.cached
+                positions = range(start, start + len(feed.ids)) if feed.positions is None else feed.positions
+                rows = [row for row, position in enumerate(positions) if position - start < len(prompt)]
+                embed[rows] = prompt[[positions[row] - start for row in rows]]
+        rows = pack(columns, length, device)
+        prompts = [(state.request.input_ids, state.request.media, state.offset) for state in states]
+        beside = beside_prompts(self.model, prompts, rows)
+        slots = places(states, feeds, length, device)
+        return self.model.decode(embeds, rows, self.cache, parts_of(states, feeds), beside, slots)
 
     def _prompt_rows(self, state: State) -> torch.Tensor:
         """Embeddings of the prompt's rows that have no KV yet: under sequence origin some stand in the first block."""
@@ -235,6 +244,8 @@ class Loop:
         unread = request.input_ids[state.cached :]
         if not any((unread == token).any() for token in (config.image_token_id, config.video_token_id)):
             return self.model.get_input_embeddings()(ids)[0]  # every picture's KV came from the store
+        if request.media is not None:
+            return read_prompt(self.model, ids[0], request.media)
         if self.store is None:
             return self.model.embed(ids, request.pixel_values, request.pixel_values_videos)[0]
         kinds = [kind for kind, found in request.digests.items() if found]

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from vision_encoders import Picture, Pictures
+from vlm.composite import Media
 
 if TYPE_CHECKING:
     from vlm.generation.constraint import Matcher
+    from vlm.generation.diffuspec import Drafting
     from vlm.generation.reuse import External
     from vlm.generation.strategy import Strategy
 
@@ -28,6 +30,7 @@ class Request:
         strategy: how to decode it; None means as the rest of its batch.
         canvas: tokens of the answer that are given, the mask id at those to be filled in; None gives none. The answer
             is then no longer than the canvas.
+        media: its pictures, where the decoder sees them itself.
     """
 
     input_ids: torch.Tensor
@@ -37,14 +40,20 @@ class Request:
     seed: int = 0
     strategy: "Strategy | None" = None
     canvas: list[int] | None = None
+    media: Media | None = None
 
     @property
     def has_media(self) -> bool:
-        return self.pixel_values is not None or self.pixel_values_videos is not None
+        return any(given is not None for given in (self.pixel_values, self.pixel_values_videos, self.media))
 
     @cached_property
     def digests(self) -> dict[str, list[bytes]]:
-        """A content hash of every image and of every frame, as the vision tower will see them."""
+        """A content hash of every image and of every frame, as the vision tower will see them.
+
+        Of `media` there is one for all pictures together.
+        """
+        if self.media is not None:
+            return {kind: [self.media.digest] for kind in ("image", "video")}
         kinds = {"image": self.pixel_values, "video": self.pixel_values_videos}
         return {kind: [] if pixels is None else [_digest(kind, p) for p in pixels] for kind, pixels in kinds.items()}
 
@@ -79,8 +88,11 @@ class State:
         rest: filled slots that a sliding window takes along into its next block, and their confidence.
         blocks: (start, end) of closed blocks, where their sizes vary.
         draft: tokens behind the final ones that wait to be verified (speculative mode); None when there are none.
+        drafting: what is kept from draft to draft (`diffuspec`); None where nothing is.
         external: what the open block keeps of its attention over everything before it (`reuse.FlashBlock`).
-        kept: under full attention, the token of every position whose KV the cache holds (`whole`).
+        kept: token by position of the rows whose KV the cache holds although it is not exact (`kept`), in the order in
+            which they stand there; the token is what the row held when its KV was worked out.
+        rereads: how many times the open block has been read again though it could be closed (`reedit`).
         logprobs: log-probability of every generated token under the model, constraint included; 0 for forced ones.
         prompt_embeds: [P, D] of a prompt with media, while some of its rows have no KV.
         matcher: where the request stands in its grammar.
@@ -109,8 +121,10 @@ class State:
     rest: list[tuple[int, float]] = field(default_factory=list)
     blocks: list[tuple[int, int]] = field(default_factory=list)
     draft: list[int] | None = None
+    drafting: "Drafting | None" = None
     external: "External | None" = None
     kept: dict[int, int] = field(default_factory=dict)
+    rereads: int = 0
     logprobs: list[float] = field(default_factory=list)
     forwards: int = 0
     finish_reason: str | None = None

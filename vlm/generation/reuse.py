@@ -44,7 +44,7 @@ class FlashBlock:
     tau: float = 2
 
     @classmethod
-    def for_checkpoint(cls, model, **fields) -> "FlashBlock":
+    def for_checkpoint(cls, model, commit=None, **fields) -> "FlashBlock":
         """Raises ValueError unless the model has exact KV before a block and attends by SDPA."""
         made = cls(**fields)
         require_number("tau", made.tau)

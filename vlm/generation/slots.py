@@ -1,4 +1,4 @@
-"""The scoring, finish, spans and caching slots, filled by name: ``{"dcd": {"window": 4}, "eoser": {}}``.
+"""The scoring, finish, spans, caching and verify slots, filled by name: ``{"dcd": {"window": 4}, "eoser": {}}``.
 
 The setting ``slots`` of a generation config names strategies and their fields. `commit` has a table of its own, as the
 setting ``policy``. Which slot a name fills stands here.
@@ -8,26 +8,33 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from vlm.generation.blocks import Rule
+from vlm.generation.diffuspec import AdaptiveLength, PathSearch
+from vlm.generation.dkv import DelayedKV, GreedyKV, PromptAndDelayedKV
 from vlm.generation.early import EoTP, Prophet, Stable
+from vlm.generation.fast_dllm import DualKV, PrefixKV, SubBlocks
 from vlm.generation.finish import Repetition
+from vlm.generation.phase import PhaseKV
+from vlm.generation.reedit import TokenEdit
 from vlm.generation.rescore import EOSER, Credit, Entropy, EosGate, Gap, Margin
 from vlm.generation.reuse import FlashBlock
 from vlm.generation.sizes import DelimitedBlocks, TwoStages
 from vlm.generation.spans import FixedBlocks
-from vlm.generation.whole import DelayedKV, DualKV, PrefixKV
 from vlm.generation.windows import DeferredWindow, Streaming
 
 RANKS = {"margin": Margin, "gap": Gap, "entropy": Entropy}
 RULES = {**RANKS, "eoser": EOSER, "eos_gate": EosGate, "eotp": EoTP, "prophet": Prophet, "stable": Stable}
-OTHERS = {"credit": Credit, "repetition": Repetition}
+OTHERS = {"credit": Credit, "repetition": Repetition, "token_edit": TokenEdit}
 SPANS = {"dcd": DeferredWindow, "adablock": DelimitedBlocks, "tccf": TwoStages, "streaming": Streaming}
-CACHING = {"flashblock": FlashBlock, "prefix_kv": PrefixKV, "dual_kv": DualKV, "dkv": DelayedKV}
+KEPT = (PrefixKV, DualKV, SubBlocks, DelayedKV, PromptAndDelayedKV, GreedyKV, PhaseKV)
+CACHING = {"flashblock": FlashBlock, **{kind.name: kind for kind in KEPT}}
+VERIFY = {"cps": PathSearch, "adl": AdaptiveLength}
 NEED_TOKENS = ("adablock", "tccf")
 SLOT_OF = {
     **dict.fromkeys((*RANKS, "eoser", "eos_gate", "credit"), "scoring"),
     **dict.fromkeys(("eotp", "prophet", "stable", "repetition"), "finish"),
     **dict.fromkeys(SPANS, "spans"),
     **dict.fromkeys(CACHING, "caching"),
+    **dict.fromkeys((*VERIFY, "token_edit"), "verify"),
 }
 
 
@@ -38,7 +45,9 @@ def check_slots(slots: dict[str, dict], mode: str) -> None:
     for name in slots:
         if name not in SLOT_OF:
             raise ValueError(f"slots: {name!r} is not one of {', '.join(SLOT_OF)}")
-        if mode != "block" and name != "repetition":
+        if name in VERIFY and mode != "speculative":
+            raise ValueError(f"{name!r} works on drafts that are verified, which mode {mode!r} does not make")
+        if mode != "block" and name not in (*VERIFY, "repetition"):
             raise ValueError(f"{name!r} works on open blocks, which mode {mode!r} does not denoise")
     for kind, what in ((SPANS, "the spans"), (RANKS, "the rank"), (CACHING, "the caching")):
         both = [name for name in slots if name in kind]
@@ -53,7 +62,7 @@ def rules_of(slots: dict[str, dict]) -> tuple[Rule, ...]:
     return tuple(build(name, make, slots[name]) for name, make in RULES.items() if name in slots)
 
 
-def other(slots: dict[str, dict], name: str) -> Credit | Repetition | None:
+def other(slots: dict[str, dict], name: str) -> Credit | Repetition | TokenEdit | None:
     return build(name, OTHERS[name], slots[name]) if name in slots else None
 
 
@@ -66,11 +75,16 @@ def spans_of(slots: dict[str, dict], traits, size: int | None, tokenizer):
     return FixedBlocks.for_checkpoint(traits, size)
 
 
-def caching_of(slots: dict[str, dict], model):
-    """What ``slots`` have open blocks take from earlier passes on this model; None for nothing."""
+def verify_of(slots: dict[str, dict]) -> tuple[PathSearch | None, AdaptiveLength | None]:
+    """How ``slots`` have drafts chosen, and how long they have them; None for each that is not there."""
+    return tuple(build(name, kind, slots[name]) if name in slots else None for name, kind in VERIFY.items())
+
+
+def caching_of(slots: dict[str, dict], model, commit):
+    """What ``slots`` have passes take from earlier ones on this model, under this commit policy; None for nothing."""
     for name, kind in CACHING.items():
         if name in slots:
-            return build(name, partial(kind.for_checkpoint, model), slots[name])
+            return build(name, partial(kind.for_checkpoint, model, commit), slots[name])
     return None
 
 

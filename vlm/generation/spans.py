@@ -10,7 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from vlm.config import DiffusionTraits
+from vlm.generation.diffuspec import AdaptiveLength, Drafting, PathSearch
 from vlm.generation.request import State
 
 
@@ -81,30 +84,75 @@ class Drafts:
     """Self-speculation: a block is drafted in parallel, then read autoregressively and kept as far as it agrees.
 
     Under shift 1 the draft's first slot holds the last final token, whose noisy row predicts the slot behind it.
+
+    Attributes:
+        sizes: of blocks that a draft of another length may have, ascending, ``size`` the last.
+        search: finds the draft to read among what the slots propose; None reads the best token of every slot.
+        pace: how long drafts are; None fills the block.
     """
 
     size: int
     shift: int
+    sizes: tuple[int, ...] = ()
+    search: PathSearch | None = None
+    pace: AdaptiveLength | None = None
     mode: ClassVar[str] = "speculative"
     slides: ClassVar[bool] = False
     varies: ClassVar[bool] = False
 
     @classmethod
-    def for_checkpoint(cls, traits: DiffusionTraits, size: int | None) -> "Drafts":
-        """Drafts of the size of a trained block.
+    def for_checkpoint(
+        cls,
+        traits: DiffusionTraits,
+        size: int | None,
+        search: PathSearch | None = None,
+        pace: AdaptiveLength | None = None,
+    ) -> "Drafts":
+        """Drafts of the size of a trained block, or as long as ``pace`` says in trained blocks up to that size.
 
         Raises:
             ValueError: for a size that was not trained, or a checkpoint without an AR mode to verify with.
         """
         require_ar(traits, "speculative")
-        return cls(trained_size(traits, size), traits.prediction_shift)
+        size = trained_size(traits, size)
+        sizes = tuple(sorted(s for s in traits.trained_block_sizes if s <= size))
+        return cls(size, traits.prediction_shift, sizes, search, pace)
 
     def open(self, state: State, mask_token_id: int) -> None:
-        known = state.tokens[-1:] if self.shift == 1 and len(state.tokens) > state.prompt_length else []
-        begin(state, len(state.tokens) - len(known), known + [mask_token_id] * (self.size - len(known)), mask_token_id)
+        if self.search is not None or self.pace is not None:
+            state.drafting = state.drafting or Drafting(0 if self.pace is None else self.pace.longest)
+            state.drafting.slots = []
+        size = self.size if self.pace is None else min(s for s in self.sizes if s > self._length(state))
+        # In a block of one slot nothing is drafted: it is read from the clean row before it under either shift.
+        known = state.tokens[-1:] if self.shift == 1 and size > 1 and len(state.tokens) > state.prompt_length else []
+        begin(state, len(state.tokens) - len(known), known + [mask_token_id] * (size - len(known)), mask_token_id)
 
     def fence(self, state: State, slots: list[int], tokens: list[int], probabilities: list[float]) -> int:
         return self.size
+
+    def note(self, state: State, logits: torch.Tensor) -> None:
+        """Keep what the next slots of a draft, of these logits [S, V], could become, to search for a path."""
+        self.search.note(state.drafting, logits, state.strategy.finish.end_token_ids)
+
+    def draft(self, state: State, tokens: list[int]) -> list[int]:
+        """The draft to read, where the last rows of a pass propose ``tokens`` behind the final ones."""
+        kept, ends, slots = state.drafting, state.strategy.finish.end_token_ids, len(tokens)
+        if self.pace is not None:
+            tokens = tokens[: self._length(state)]
+            kept.proposed = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+        if self.search is None:
+            return tokens
+        self.search.read(kept, state.tokens, state.strategy.suppress_tokens)
+        return self.search.path(kept.slots[-slots:][: len(tokens)], kept.text, ends)
+
+    def learn(self, state: State, accepted: int) -> None:
+        """Take into account that ``accepted`` tokens of a draft were kept."""
+        if self.pace is not None:
+            self.pace.learn(state.drafting, accepted)
+
+    def _length(self, state: State) -> int:
+        """Tokens in the next draft: a block has room for one less than its slots, one of which is known by then."""
+        return min(state.drafting.length, self.size - 1)
 
 
 def open_block(state: State, mask_token_id: int, size: int, origin: str) -> None:
@@ -121,7 +169,7 @@ def begin(state: State, start: int, canvas: list[int], mask_token_id: int) -> No
     """A block's state at its beginning."""
     state.block_start, state.canvas, state.step = start, canvas, 0
     state.confidence = [math.nan if token == mask_token_id else 1.0 for token in canvas]
-    state.fence, state.proposed, state.stable, state.credit = None, [], 0, {}
+    state.fence, state.proposed, state.stable, state.credit, state.rereads = None, [], 0, {}, 0
 
 
 def trained_size(traits: DiffusionTraits, size: int | None) -> int:

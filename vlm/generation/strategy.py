@@ -10,14 +10,15 @@ from vlm.generation.commit import CommitPolicy
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.constraint import Grammar, Matcher, tokenizer_for
 from vlm.generation.finish import Finish
+from vlm.generation.kept import KeptRows
 from vlm.generation.learn2pd import Learn2PD, check_filter
+from vlm.generation.reedit import TokenEdit
 from vlm.generation.rescore import Credit
 from vlm.generation.reuse import FlashBlock
 from vlm.generation.scoring import Sampler
 from vlm.generation.sizes import DelimitedBlocks, TwoStages
-from vlm.generation.slots import caching_of, other, rules_of, spans_of
+from vlm.generation.slots import caching_of, other, rules_of, spans_of, verify_of
 from vlm.generation.spans import Drafts, FixedBlocks, SingleTokens
-from vlm.generation.whole import DelayedKV, DualKV, PrefixKV
 from vlm.generation.windows import DeferredWindow, Streaming
 
 Spans = FixedBlocks | SingleTokens | Drafts | DeferredWindow | Streaming | DelimitedBlocks | TwoStages
@@ -38,7 +39,8 @@ class Strategy:
         processors: transformers logits processors, applied at every pass with the final tokens as ``input_ids``.
         rules: what scoring and finish strategies change about the choice of slots.
         credit: what earlier proposals add to the logits.
-        caching: what an open block takes from earlier passes.
+        caching: what a pass takes from earlier ones.
+        edit: what of an open block's tokens may change.
     """
 
     spans: Spans
@@ -51,7 +53,8 @@ class Strategy:
     processors: LogitsProcessorList | None = None
     rules: tuple[Rule, ...] = ()
     credit: Credit | None = None
-    caching: FlashBlock | PrefixKV | DualKV | DelayedKV | None = None
+    caching: FlashBlock | KeptRows | None = None
+    edit: TokenEdit | None = None
 
     @property
     def mode(self) -> str:
@@ -88,6 +91,9 @@ def build_strategy(
     spans, commit = _spans(model.config.traits, config, tokenizer), config.commit_policy()
     if isinstance(commit, Learn2PD) and commit.accept < 1:
         check_filter(commit.filter, model, spans.size)
+    edit = other(slots, "token_edit")
+    if edit is not None:
+        edit.check(model.config.traits, spans, grammar)
     return Strategy(
         spans=spans,
         commit=commit,
@@ -99,7 +105,8 @@ def build_strategy(
         processors=_processors(config, processors),
         rules=rules_of(slots),
         credit=other(slots, "credit"),
-        caching=caching_of(slots, model),
+        caching=caching_of(slots, model, commit),
+        edit=edit,
     )
 
 
@@ -119,15 +126,12 @@ def _spans(traits, config: BlockGenerationConfig, tokenizer) -> Spans:
     if config.mode == "ar":
         return SingleTokens.for_checkpoint(traits)
     if config.mode == "speculative":
-        return Drafts.for_checkpoint(traits, config.block_size)
+        return Drafts.for_checkpoint(traits, config.block_size, *verify_of(config.slots or {}))
     return spans_of(config.slots or {}, traits, config.block_size, tokenizer)
 
 
 def _check_traits(traits) -> None:
     if traits.context_attention == "full" and traits.prediction_shift != 0:
         raise ValueError("context_attention 'full' with prediction_shift 1 is not supported by this decoder")
-    for name, value in (("media_attention", "bidirectional"), ("positions", "mrope")):
-        if getattr(traits, name) == value:
-            raise ValueError(f"{name} {value!r} is not supported by this decoder")
-    if traits.noise != "mask":
-        raise ValueError(f"noise {traits.noise!r}: only checkpoints trained with mask noise can be decoded")
+    if traits.noise == "uniform":
+        raise ValueError("noise 'uniform': decoding begins with masks, which such a checkpoint has never seen")

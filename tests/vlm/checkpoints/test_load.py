@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tests.vlm.tiny import tiny_model
-from vlm.checkpoints.load import CheckpointError, load
+from vlm.checkpoints.load import CheckpointError, base_of, load
 
 TARGETS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
@@ -216,3 +216,28 @@ def test_an_adapter_that_does_not_fit(saved, adapter_copy, change):
     edit(path, changes[change])
     stem = {"unknown": "elsewhere"}.get(change, name.removesuffix(".weight"))
     refused(adapter_copy, stem, model=saved, adapter=adapter_copy)
+
+
+def name_base(adapter, base) -> None:
+    """Write ``base`` as what the adapter was trained on."""
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))
+
+
+def test_without_a_model_an_adapter_has_the_base_that_it_names(saved, adapter, adapter_copy, monkeypatch):
+    """The embedded model only where the adapter names that, wherever it was installed then."""
+    monkeypatch.setattr("vlm.checkpoints.load.EMBEDDED", saved.parent / "nowhere" / "vlm" / "assets" / "demo")
+    name_base(adapter_copy, str(saved))
+    found, _ = load(None, str(adapter_copy))
+    with torch.no_grad():
+        assert (found(**inputs(found.config)).logits - adapter[1]).abs().max() < 1e-4
+    assert load(str(saved), str(adapter_copy))[0].config.name_or_path == str(saved)
+    name_base(adapter_copy, "/of/another/machine/vlm/assets/demo")
+    assert base_of(str(adapter_copy)) == str(saved.parent / "nowhere" / "vlm" / "assets" / "demo")
+
+
+@pytest.mark.parametrize("base", ["/not/here", "", None])
+def test_an_adapter_whose_base_is_not_here_is_refused_without_a_model(saved, adapter_copy, base):
+    name_base(adapter_copy, base)
+    refused(adapter_copy, repr(base) if base else "does not say", "name it with --model", adapter=adapter_copy)
+    load(str(saved), str(adapter_copy))

@@ -24,6 +24,7 @@ from vlm.generation.commit import (
     Hierarchical,
     Learn2PD,
     LocalLeap,
+    RandomOrder,
     Sequential,
     Static,
     Threshold,
@@ -323,6 +324,17 @@ def test_policies_at_their_extremes(grid: Grid):
             assert torch.equal(narrow.select(make()), narrow.is_open), "a block of one slot leaves no choice"
 
 
+@settings(max_examples=50, deadline=None)
+@given(grids(), st.integers(1, 4), st.integers(0, 5))
+def test_policies_with_an_order_of_their_own_say_ahead_what_they_take(grid: Grid, count: int, seed: int):
+    for policy in (Sequential(count), RandomOrder(count, seed)):
+        for row, chosen in zip(grid.is_open, grid.select(policy)):
+            open_slots = row.nonzero().flatten().tolist()
+            assert policy.ahead(open_slots) == chosen.nonzero().flatten().tolist()
+    places = {tuple(RandomOrder(1, seed).ahead([*range(32)])) for seed in range(64)}
+    assert len(places) > 16, "a seed makes an order"
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 9), st.one_of(st.none(), st.integers(1, 12)), st.integers(0, 2**20))
 def test_a_static_block_takes_exactly_its_steps(size: int, steps: int | None, seed: int):
@@ -429,6 +441,7 @@ def test_illegal_parameters_name_the_field_and_the_value(make, message: str):
 def test_policies_are_hashable_values_with_the_published_defaults():
     assert {name: make() for name, make in POLICIES.items()} == {
         "sequential": Sequential(1),
+        "random": RandomOrder(1, 0),
         "static": Static(None),
         "threshold": Threshold(0.9, strict=False),
         "factor": Factor(1.0),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from tests.vlm.generation.sharp import sharp_model
 from tests.vlm.tiny import greedy, tiny_model
 from vlm.cache import BlockCache
 from vlm.generation.constraint import Grammar
@@ -17,7 +18,7 @@ IDS = torch.tensor([[40, 41, 42, 43, 44]])
 @pytest.mark.parametrize("mode", ["block", "ar"])
 @pytest.mark.parametrize("traits", [{}, {"prediction_shift": 1}, {"block_origin": "sequence"}])
 def test_infilling_keeps_what_is_given_and_fills_the_rest(mode, traits):
-    model, _ = tiny_model(scale=4.0, **traits)
+    model, _ = sharp_model(**traits)
     mask = model.config.traits.mask_token_id
     canvas = torch.tensor([[mask, 60, 61, mask, mask, 62, 63, 64, 65, 66, 67, mask, 68]])
     given = canvas != mask
@@ -143,8 +144,8 @@ class Listener:
 
 @pytest.mark.parametrize("mode", ["block", "ar", "speculative"])
 def test_a_streamer_hears_every_token_once(mode):
-    model, _ = tiny_model(scale=4.0)
+    model, _ = sharp_model()
     listener = Listener()
-    out = model.generate(IDS, mode=mode, max_new_tokens=13, threshold=0.05, streamer=listener)
+    out = model.generate(IDS, mode=mode, max_new_tokens=13, threshold=0.35, streamer=listener)
     assert listener.closed == out.sequences[0].tolist() and listener.ended
     assert (len(listener.drafts) > 0) == (mode != "ar")

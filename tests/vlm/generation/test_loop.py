@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vlm.generation.sharp import sharp_model
 from tests.vlm.tiny import BACKBONES, greedy, tiny_model
 from vlm.attention import Rows
 from vlm.cache import BlockCache
@@ -14,7 +15,7 @@ from vlm.generation.request import Request
 from vlm.generation.strategy import build_strategy
 from vlm.layout import clean_blocks
 
-POLICIES = [{"policy": "threshold", "threshold": 0.02}, {"policy": "threshold", "threshold": 1.0},
+POLICIES = [{"policy": "threshold", "threshold": 0.35}, {"policy": "threshold", "threshold": 1.0},
             {"policy": "static", "denoising_steps": 3}, {"policy": "static", "denoising_steps": 1}]  # fmt: skip
 CHECKPOINTS = [
     {},
@@ -80,9 +81,9 @@ def plain_decode(model, request: Request, threshold: float, max_new: int, end: i
 
 @torch.no_grad()
 @pytest.mark.parametrize("traits", [t for t in CHECKPOINTS if not t.get("prediction_shift")])
-@pytest.mark.parametrize("threshold", [0.012, 1.0])
+@pytest.mark.parametrize("threshold", [0.35, 1.0])
 def test_cached_fused_decoding_equals_the_plain_restatement(traits, threshold):
-    model, _ = tiny_model(scale=4.0, **traits)
+    model, _ = sharp_model(**traits)
     for request in prompts(model):
         end = plain_decode(model, request, threshold, 14, None)[0][9]  # a token this model does say
         config = greedy(threshold=threshold, max_new_tokens=14, eos_token_id=end,
@@ -95,7 +96,7 @@ def test_cached_fused_decoding_equals_the_plain_restatement(traits, threshold):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_ar_mode_is_the_stock_models_greedy_generate(backbone):
-    model, _ = tiny_model(backbone, scale=2.0)
+    model, _ = sharp_model(backbone=backbone)
     suppressed = model.generation_config.suppress_tokens
     for request in prompts(model, 4):
         request.pixel_values = None
@@ -113,7 +114,7 @@ def test_ar_mode_is_the_stock_models_greedy_generate(backbone):
 @pytest.mark.parametrize("traits", CHECKPOINTS)
 @pytest.mark.parametrize("settings_", [*POLICIES, {"mode": "ar"}, {"temperature": 1.0, "top_k": 20, "top_p": 0.9}])
 def test_a_batch_equals_its_single_runs(traits, settings_):
-    model, _ = tiny_model(scale=3.0, **traits)
+    model, _ = sharp_model(**traits)
     if settings_.get("mode") == "ar" and not model.config.traits.ar_mode:
         pytest.skip("no AR mode under block-causal context")
     config = greedy(max_new_tokens=13, eos_token_id=40, **settings_)
@@ -133,7 +134,7 @@ def test_a_batch_equals_its_single_runs(traits, settings_):
     st.integers(0, 99),
 )
 def test_prompt_stays_masks_never_leave_and_every_step_commits(traits, settings_, max_new, end, seed):
-    model, _ = tiny_model(scale=3.0, seed=seed % 3, **traits)
+    model, _ = sharp_model(seed=seed % 3, **traits)
     requests = prompts(model, 3, seed)
     mask, seen = model.config.traits.mask_token_id, {}
 
@@ -157,10 +158,10 @@ def test_prompt_stays_masks_never_leave_and_every_step_commits(traits, settings_
 @pytest.mark.parametrize("traits", CHECKPOINTS)
 def test_every_final_token_is_cached_by_the_clean_stream(traits):
     """A cache handed in ends up with the KV that one clean pass over prompt and answer would give."""
-    model, _ = tiny_model(scale=3.0, **traits)
+    model, _ = sharp_model(**traits)
     requests = prompts(model, 3)
     cache = BlockCache(model.config.text_config, 3)
-    states = Loop(model, requests, build_strategy(model, greedy(max_new_tokens=16, threshold=0.02)), cache).run()
+    states = Loop(model, requests, build_strategy(model, greedy(max_new_tokens=16, threshold=0.35)), cache).run()
     assert cache.lengths.tolist() == [len(state.tokens) for state in states]
     for row, (request, state) in enumerate(zip(requests, states)):
         length, prompt = len(state.tokens), len(request.input_ids)
@@ -177,10 +178,10 @@ def test_every_final_token_is_cached_by_the_clean_stream(traits):
 
 
 def test_a_conversation_through_the_cache_equals_the_whole_prompt():
-    model, _ = tiny_model(scale=3.0)
+    model, _ = sharp_model()
     first, second = torch.randint(20, 250, (1, 9)), torch.randint(20, 250, (1, 5))
     cache = BlockCache(model.config.text_config, 1)
-    settings_ = {"max_new_tokens": 7, "threshold": 0.02}
+    settings_ = {"max_new_tokens": 7, "threshold": 0.35}
     turn = model.generate(first, past_key_values=cache, **settings_)
     follow = model.generate(second, past_key_values=turn.past_key_values, **settings_)
     whole = model.generate(torch.cat([turn.sequences, second], 1), **settings_)
@@ -189,7 +190,7 @@ def test_a_conversation_through_the_cache_equals_the_whole_prompt():
 
 def test_one_prefix_cache_serves_image_video_and_text_in_one_batch():
     """One closed prefix, continued by an image, a video and a text request at once, equals three runs from scratch."""
-    model, _ = tiny_model(scale=3.0)
+    model, _ = sharp_model()
     prefix = torch.randint(20, 250, (7,))
     image, video = model.config.image_token_id, model.config.video_token_id
     tails = [torch.tensor([30, *[image] * 4, 31]), torch.tensor([32, video, video, 33, 34]), torch.tensor([35, 36])]
@@ -204,11 +205,11 @@ def test_one_prefix_cache_serves_image_video_and_text_in_one_batch():
         model.decode(model.embed(prefix[None]), rows, cache)
     cache.commit(torch.tensor([7]))
     cache.select(torch.tensor([0, 0, 0]))
-    strategy = build_strategy(model, greedy(max_new_tokens=10, threshold=0.02))
+    strategy = build_strategy(model, greedy(max_new_tokens=10, threshold=0.35))
     shared = Loop(model, [Request(t, *m) for t, m in zip(tails, media)], strategy, cache).run()
     for tail, pictures, state in zip(tails, media, shared):
         alone = answer(
-            model, [Request(torch.cat([prefix, tail]), *pictures)], greedy(max_new_tokens=10, threshold=0.02)
+            model, [Request(torch.cat([prefix, tail]), *pictures)], greedy(max_new_tokens=10, threshold=0.35)
         )
         assert state.generated == alone[0].generated
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
+from tests.vlm.generation.sharp import sharp_model
 from tests.vlm.tiny import greedy, tiny_model
 from vlm.cache import BlockCache
 from vlm.generation.constraint import Grammar
@@ -23,7 +24,7 @@ def prompts(count: int, seed: int = 0) -> list[Request]:
 @pytest.mark.parametrize("size", [4, 8])
 def test_speculation_is_the_ar_mode_token_for_token(traits, size):
     """Over 520 prompts in all; end tokens come early, late and never."""
-    model, _ = tiny_model(scale=4.0, **traits)
+    model, _ = sharp_model(**traits)
     requests, saved = prompts(130, seed=size), 0
     end = int(torch.mode(torch.tensor(answer(model, requests[:1], greedy(mode="ar"))[0].generated)).values)
     settings = {"max_new_tokens": 19, "eos_token_id": [end, 77, 123]}
@@ -64,9 +65,9 @@ def test_modes_that_need_clean_predictions_are_refused_elsewhere(mode):
 
 
 def test_one_batch_of_many_modes_and_policies_equals_its_requests_alone():
-    model, _ = tiny_model(scale=4.0)
+    model, _ = sharp_model()
     settings = [
-        {"mode": "ar"}, {"mode": "speculative"}, {"threshold": 0.02}, {"policy": "static", "denoising_steps": 2},
+        {"mode": "ar"}, {"mode": "speculative"}, {"threshold": 0.35}, {"policy": "static", "denoising_steps": 2},
         {"policy": "sequential", "block_size": 8}, {"policy": "entropy"}, {"policy": "factor"}, {"policy": "bacd"},
         {"policy": "localleap"}, {"policy": "wedlm"}, {"temperature": 1.0}, {"mode": "ar", "temperature": 0.7},
     ]  # fmt: skip
@@ -84,7 +85,7 @@ def test_one_batch_of_many_modes_and_policies_equals_its_requests_alone():
 def test_requests_join_a_running_batch():
     from vlm.generation.loop import Loop
 
-    model, _ = tiny_model(scale=4.0)
+    model, _ = sharp_model()
     requests = prompts(6, seed=5)
     loop = Loop(model, requests[:2], build_strategy(model, greedy(max_new_tokens=12)), max_batch=4)
     for number, request in enumerate(requests[2:]):
@@ -112,7 +113,7 @@ def test_a_grammar_holds_in_every_mode_whatever_the_weights(mode):
 
 
 def test_speculation_under_a_grammar_is_the_ar_mode_under_it():
-    model, processor = tiny_model(scale=8.0)
+    model, processor = sharp_model()
     tokenizer = processor.tokenizer
     extra = {"grammar": Grammar.regex(r"[a-f]{3,9}( [0-9]{1,4})?"), "tokenizer": tokenizer}
     settings = {"max_new_tokens": 24, "eos_token_id": tokenizer.eos_token_id}

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.vlm.generation.sharp import sharp_model
 from tests.vlm.tiny import greedy, tiny_model
 from vlm.generation.generate import answer
 from vlm.generation.prefix import PrefixStore, common_prefix
@@ -31,7 +32,7 @@ def asked(model, count: int, pictures: int = 1, seed: int = 0, kind: str = "imag
 @pytest.mark.parametrize("traits", CONTEXTS, ids=["causal", "shift 1", "block-causal"])
 @pytest.mark.parametrize("kind, pictures", [("image", 1), ("image", 3), ("video", 5)])
 def test_answers_are_identical_with_and_without_it(traits, kind, pictures):
-    model, _ = tiny_model(scale=4.0, **traits)
+    model, _ = sharp_model(**traits)
     store = PrefixStore()
     for seed in (0, 1, 0):  # the third round finds everything there
         requests = asked(model, 4, pictures, seed, kind)
@@ -44,7 +45,7 @@ def test_answers_are_identical_with_and_without_it(traits, kind, pictures):
 
 
 def test_ten_questions_about_one_video_read_it_once():
-    model, _ = tiny_model(scale=4.0)
+    model, _ = sharp_model()
     store, requests = PrefixStore(), asked(model, 10, 6, kind="video")
     answer(model, requests, greedy(max_new_tokens=4), store=store)
     assert store.encoded == 6 and store.hits == 9 and store.misses == 1
@@ -52,7 +53,7 @@ def test_ten_questions_about_one_video_read_it_once():
 
 
 def test_chat_turns_read_only_what_is_new():
-    model, _ = tiny_model(scale=4.0)
+    model, _ = sharp_model()
     store, request = PrefixStore(), asked(model, 1)[0]
     first = answer(model, [request], greedy(max_new_tokens=12), store=store)[0]
     longer = torch.cat([torch.tensor(first.tokens), torch.randint(20, 250, (5,))])
@@ -64,7 +65,7 @@ def test_chat_turns_read_only_what_is_new():
 
 
 def test_other_pictures_are_other_prefixes():
-    model, _ = tiny_model(scale=4.0)
+    model, _ = sharp_model()
     store, one = PrefixStore(), asked(model, 1)[0]
     other = Request(one.input_ids, one.pixel_values + 0.5)
     answer(model, [one], greedy(), store=store)
@@ -74,7 +75,7 @@ def test_other_pictures_are_other_prefixes():
 
 
 def test_changed_weights_forget_everything():
-    model, _ = tiny_model(scale=4.0)
+    model, _ = sharp_model()
     store, requests = PrefixStore(), asked(model, 1)
     answer(model, requests, greedy(), store=store)
     with torch.no_grad():

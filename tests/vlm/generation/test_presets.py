@@ -33,6 +33,9 @@ TOLD = {
     "dcd": {"slots": {"dcd": {"window": 2}}},
     "prophet": {"slots": {"prophet": {"first": 2.0, "middle": 1.0, "last": 0.5}}},
     "stable-confident": {"slots": {"stable": {"entropy": 2.0}}},
+    "fast-dllm-v2": {"slots": {"sub_blocks": {"size": 3}}},
+    "window": {"slots": {"phase_kv": {"active": 2, "window": 5, "refresh": 3}}},
+    "diffuspec": {"slots": {"adl": {"shortest": 2, "longest": 6, "growth": 2}}},
 }
 
 
@@ -78,7 +81,7 @@ def decoded(name: str, config, requests, monkeypatch=None):
     def on_step(states):
         for state in states:
             left = (len(state.tokens), -(state.canvas or [mask] * 99).count(mask), len(state.canvas or []))
-            seen.append((id(state), left))
+            seen.append((id(state), *left, state.draft is None))
 
     states = answer(model, requests, config, on_step=on_step, tokenizer=processor.tokenizer)
     monkeypatch and monkeypatch.undo()
@@ -93,9 +96,11 @@ def runs(name: str, decoder: str, filters):
         return None
 
 
-WHOLE = ("fast-dllm-prefix", "fast-dllm-dual", "dkv")
+WHOLE = ("fast-dllm-prefix", "fast-dllm-dual", "dkv-pd")
 REFUSED = {(name, "wedlm-stream") for name in CHECKPOINTS if name != "causal"} | {("full", "flashblock")}
 REFUSED |= {(name, decoder) for name in CHECKPOINTS if name != "full" for decoder in WHOLE}
+REFUSED |= {(name, "llada2.1") for name in CHECKPOINTS}  # needs noise 'mixed', see test_reedit
+REFUSED |= {(name, "diffuspec") for name in ("block-causal", "sequence", "full")}
 LEGAL = sorted({(n, d) for n in CHECKPOINTS for d in PRESETS.keys() - {"learn2pd", "wedlm-stream"}} - REFUSED)
 # The grid is the spans' matter: elsewhere a checkpoint on the grid is as one off it.
 MATRIX = [(n, d) for d, p in PRESETS.items() for n in CHECKPOINTS if n != "on the grid" or SPANS.keys() & p.slots]
@@ -210,8 +215,16 @@ ILLEGAL = [
     ("causal", {"decoder": "dcd", "slots": {"streaming": {}}}, "'dcd' and 'streaming' both decide the spans"),
     ("causal", {"decoder": "eoser", "slots": {"entropy": {}}}, "'eoser' multiplies.*'entropy' ranks"),
     ("full", {"decoder": "flashblock"}, "needs KV before a block that stays as it is; context_attention 'full' has"),
+    ("block-causal", {"decoder": "diffuspec"},
+     "mode 'speculative' needs causal context and a trained AR mode; this checkpoint has .*'block_causal', ar_mode=F"),
+    ("full", {"decoder": "diffuspec"}, "'speculative' needs causal context and a trained AR mode; .*'full'"),
+    ("causal", {"slots": {"cps": {}}}, "'cps' works on drafts that are verified, which mode 'block' does not make"),
+    ("causal", {"decoder": "diffuspec", "mode": "ar"}, "'cps' works on drafts.* mode 'ar' does not make"),
+    ("causal", {"decoder": "diffuspec", "slots": {"eoser": {}}}, "'eoser' works on open blocks.*'speculative'"),
+    ("causal", {"decoder": "diffuspec", "slots": {"cps": {"beam": 0}}}, "beam 0 must be a whole number of at least 1"),
+    ("causal", {"decoder": "diffuspec", "slots": {"adl": {"shortest": 31}}}, "shortest 31 must be at most longest 30"),
     ("full", {"decoder": "wedlm-stream"}, "streaming needs causal context.*'full'"),
-    ("causal", {"decoder": "dkv"}, "dkv are for context_attention 'full'; this checkpoint has 'causal', under which"),
+    ("causal", {"decoder": "dkv-pd"}, "dkv_pd is for context_attention 'full'; this checkpoint has 'causal', under"),
     ("full", {"decoder": "dkv", "slots": {"dual_kv": {}}}, "'dkv' and 'dual_kv' both decide the caching"),
     ("full", {"decoder": "dkv", "slots": {"dkv": {"refresh": 0}}}, "refresh 0 must be a whole number of at least 1"),
     ("causal", {"decoder": "magic"}, "decoder 'magic' is not one of sdar-static"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.vlm.generation.sharp import sharp_model
 from tests.vlm.tiny import greedy, tiny_model
 from vlm.generation import scoring
 from vlm.generation.generate import answer
@@ -62,7 +63,7 @@ def test_chunks_change_nothing_and_are_no_larger_than_said(monkeypatch, rows):
 
 @pytest.mark.parametrize("settings", [{"mode": "ar"}, {"mode": "speculative"}])
 def test_logprobs_are_the_clean_streams_own(settings):
-    model, _ = tiny_model(scale=4.0)
+    model, _ = sharp_model()
     for state in answer(model, prompts(), greedy(max_new_tokens=9, **settings)):
         with torch.no_grad():
             logits = model(torch.tensor([state.tokens])).logits[0]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.vlm.generation.sharp import sharp_model
 from tests.vlm.tiny import greedy, tiny_model
 from vlm.generation.generate import answer
 from vlm.generation.request import Request
@@ -12,10 +13,10 @@ from vlm.generation.strategy import build_strategy
 from vlm.generation.trace import Trace
 
 
-@pytest.mark.parametrize("settings", [{"threshold": 0.05}, {"mode": "ar"}, {"mode": "speculative"}])
+@pytest.mark.parametrize("settings", [{"threshold": 0.35}, {"mode": "ar"}, {"mode": "speculative"}])
 @pytest.mark.parametrize("traits", [{}, {"block_origin": "sequence"}])
 def test_replaying_the_steps_gives_the_answer(settings, traits):
-    model, _ = tiny_model(scale=4.0, **traits)
+    model, _ = sharp_model(**traits)
     trace = Trace(model.config.traits.mask_token_id, str)
     requests = [Request(torch.arange(40, 47)), Request(torch.arange(50, 53))]
     state = answer(model, requests, greedy(max_new_tokens=13, **settings), on_step=trace)[0]

@@ -87,6 +87,7 @@ def jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_adapts_a_converted_model(name, request, tmp_path):
     base = request.getfixturevalue("pictures" if "vlm" in name else "texts")
