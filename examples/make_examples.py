@@ -82,7 +82,7 @@ def requests() -> dict[str, list[dict]]:
             _ask(
                 image_part("before.png"),
                 image_part("after.png"),
-                "What in the first picture is not the same in the second?",
+                "How does the second picture differ from the first: color, shape, size, added or removed?",
             )
         ],
         "bounces": [_ask(video_part("bounce.mp4"), "Count the bounces of the ball.")],
