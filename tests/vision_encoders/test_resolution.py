@@ -121,10 +121,11 @@ def test_tiles_put_together_are_the_picture_on_its_canvas():
 @given(st.integers(1, 900), st.integers(1, 900))
 @settings(max_examples=60, deadline=None)
 def test_the_kept_features_are_those_that_unpadding_keeps(width, height):
-    assume(max(width, height) < 2 * SIDE * min(width, height))
     tiles = plan((width, height), config("anyres"), SIDE).tiles
     joined = torch.arange(tiles.grid[0] * tiles.grid[1] * SIDE**2).view(1, tiles.grid[0] * SIDE, -1)
-    assert tuple(packing.unpad_image(joined, (height, width)).shape[1:]) == tiles.kept
+    kept = tuple(packing.unpad_image(joined, (height, width)).shape[1:])
+    assume(all(kept))  # of the thinnest pictures the published arithmetic keeps nothing
+    assert kept == tiles.kept
 
 
 def test_a_picture_without_pixels_is_refused():
