@@ -40,6 +40,7 @@ from data_pipelines.order import Order, Turns
 from data_pipelines.playground.base import stream
 from data_pipelines.playground.conversation import chat
 from data_pipelines.readers import BadLine
+from data_pipelines.readers.addresses import is_address
 from data_pipelines.readers.places import Records
 from data_pipelines.readers.reading import shards as files_of
 from data_pipelines.record import Sample
@@ -55,7 +56,7 @@ class Source:
     """One source of a mixture.
 
     Args:
-        path: a file or a folder of shards, or ``playground:FAMILY``.
+        path: a file, a folder or an address of shards, or ``playground:FAMILY``.
         playground: families and their shares, in place of a path.
         weight: its share of the mixture; None means its size.
         strategy: which samples take part: ``all``; ``first:N`` or ``first:P%``; ``random:N`` or ``random:P%``, a fixed
@@ -275,7 +276,7 @@ def _is_positive(value: Any) -> bool:
 def _source(entry: Any, folder: Path) -> Source:
     entry = _known(entry, {f.name for f in fields(Source)})
     for key in ("path", "media_root"):
-        if entry.get(key) and not str(entry[key]).startswith(PREFIX):
+        if entry.get(key) and not str(entry[key]).startswith(PREFIX) and not is_address(entry[key]):
             entry[key] = str(folder / entry[key])
     return Source(**entry)
 

@@ -115,7 +115,7 @@ def _check(task: Preparation) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data_pipelines.prepare", description=__doc__.splitlines()[0])
-    parser.add_argument("source", metavar="SOURCE", help="a file of samples, or a folder of shards")
+    parser.add_argument("source", metavar="SOURCE", help="a file of samples, a folder or an address of shards")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the shards")
     parser.add_argument("--format", choices=FORMATS, help="of the records (default: told by their fields)")
     parser.add_argument("--media-root", metavar="DIR", help="where media paths start (default: the file's folder)")

@@ -158,7 +158,7 @@ def plot(findings: Findings, path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_pipelines.validate", description=__doc__.splitlines()[0])
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a file of samples, or a folder of shards")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a file, or a folder or address of shards")
     parser.add_argument("--format", choices=FORMATS, help="of the records (default: told by their fields)")
     parser.add_argument("--media-root", metavar="DIR", help="where media paths start (default: the file's folder)")
     parser.add_argument("--png", metavar="FILE", default="validation.png", help="histograms (default validation.png)")

@@ -170,7 +170,7 @@ def _run_own(arguments: argparse.Namespace, suite, families: list[str], output: 
         if arguments.max_new_tokens is None:
             given["max_new_tokens"] = 256
         config = settings(model, tokenizer=processor.tokenizer, **given)
-        name = " + ".join(filter(None, (arguments.model or "embedded", arguments.adapter)))
+        name = " + ".join(filter(None, (arguments.model, arguments.adapter))) or "embedded"
         options = (families, arguments.limit or 200, arguments.batch_size, output, name, arguments.quantize, ranks)
         run, records = evaluate(model, processor, config, suite, *options)
         if ranks.first:

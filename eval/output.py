@@ -38,7 +38,7 @@ Append = Callable[[Sequence[ItemRecord]], None]
 def continued(
     output: Path, run: RunRecord, families: Sequence[str] = (), ranks: Ranks = ALONE
 ) -> Iterator[tuple[dict[Key, ItemRecord], Append]]:
-    """(items that an earlier session of this run has done, a function that appends more), the directory locked.
+    """(items that are done since this run was first started, a function that appends more), the directory locked.
 
     Args:
         families: in the order in which their items shall stand.

@@ -61,7 +61,7 @@ class RunRecord:
         settings: of decoding.
         limit: most items per family.
         code: the package's version, and the commit if it runs from a repository.
-        hardware: what the times were measured on, in the latest session if there were several.
+        hardware: what the times were measured on, at its latest start if there were several.
     """
 
     suite: str

@@ -7,7 +7,10 @@ attention rule (`vlm.attention`) does the rest. Which tokens become masks is dec
 a pure function of the tokens, the answer spans and the block size.
 
 Two other layouts serve other models and comparisons. Under ``full`` attention (LLaDA-V) there is no clean stream:
-answers are noised in place, and a further view is a further copy of everything in a segment of its own.
+answers are noised in place, and a further view is a further copy of everything in a segment of its own. There only the
+last answer has room for fill, and nothing sees what the template writes behind it: decoding begins with the prompt
+and masks to the end of a block, and that is what its rows are when all of them are hidden. Earlier answers end where
+they end, as they do in a prompt.
 `doubled_layout` repeats the whole sequence as the published block-diffusion trainers do, at twice the cost.
 """
 
@@ -103,8 +106,8 @@ def build_layout(
         block_size: block size of this sample.
         end_token_id: fills the last block of an answer; the fill is supervised, and stands in noisy views only.
         views: number of noisy views.
-        last_block: ``fill``, or ``truncate``: the last block ends with the answer (Fast-dVLM). Answers noised in place
-            (``full`` attention) have no room for fill and always end where they end.
+        last_block: ``fill``, or ``truncate``: the last block ends with the answer (Fast-dVLM). Of answers noised in
+            place (``full`` attention) only the last one is filled.
 
     Raises:
         ValueError: without any answer token, or if the block size or the number of views is not positive.
@@ -114,7 +117,9 @@ def build_layout(
         raise ValueError(f"{views} noisy views: at least 1 is needed")
     blocks = _noisy_blocks(len(ids), spans, block_size, traits.block_origin, last_block)
     if traits.context_attention == "full":
-        return _join([_in_place(ids, is_answer, blocks, view) for view in range(views)])
+        fill = blocks[-1][1] - spans[-1][1] if last_block == "fill" else 0
+        copy = _in_place(ids, is_answer, blocks, fill, end_token_id)
+        return _join([_further(copy, view, views, len(blocks)) for view in range(views)])
     columns = [_clean_columns(ids, is_answer, clean_blocks(len(ids), spans, block_size, traits.block_origin))]
     for view in range(1, views + 1):
         for number, block in enumerate(blocks):
@@ -260,19 +265,37 @@ def _noisy_columns(ids, is_answer, block, index, view, end_token_id, shift) -> d
     }
 
 
-def _in_place(ids: np.ndarray, is_answer: np.ndarray, blocks: list[tuple], copy: int) -> dict[str, np.ndarray]:
-    """One copy of the whole stream for ``full`` attention, its answers noised where they stand.
+def _in_place(ids, is_answer, blocks: list[tuple], fill: int, end_token_id: int) -> dict[str, np.ndarray]:
+    """The whole stream for ``full`` attention, its answers noised where they stand, then ``fill`` end tokens.
 
-    Only the first copy is view 0, where the model puts media features; the others repeat them by ``source``. To the
-    attention rule a further copy is a view of one block, so in every copy each row sees the copy and nothing else.
+    The fill's positions follow the last answer's. What else stands behind that is in segment 1, where it sees itself
+    only: its rows are kept for the media that they may show.
     """
-    length = len(ids)
-    columns = _clean_columns(ids, is_answer, np.tile([0, length], (length, 1)))
+    length, stop = len(ids), int(np.flatnonzero(is_answer)[-1]) + 1
+    ids, learnt = np.append(ids, np.full(fill, end_token_id)), np.append(is_answer, np.ones(fill, bool)).astype(bool)
+    # One block of everything: to the attention rule a further copy is a view of one block.
+    columns = _clean_columns(ids, learnt, np.tile([0, length + fill], (length + fill, 1)))
     for number, (start, _, real_end) in enumerate(blocks):
-        columns["block"][start:real_end] = copy * len(blocks) + number
-    columns["noise_view"] = np.where(columns["block"] >= 0, copy + 1, 0)
-    columns["segment"] += copy
-    columns["view"] += copy
-    columns["maskable"] = is_answer.astype(bool)
+        columns["block"][start : min(real_end, stop)] = number
+    columns["block"][length:] = len(blocks) - 1
+    columns["position"] = np.append(np.arange(length), np.arange(stop, stop + fill))
+    columns["source"][length:] = -1
+    columns["segment"][stop:length] = 1
+    columns["maskable"] = learnt
     columns["next_supervised"][:] = False  # every row sees the token that it would predict
     return columns
+
+
+def _further(columns: dict[str, np.ndarray], copy: int, copies: int, n_blocks: int) -> dict[str, np.ndarray]:
+    """Copy number ``copy`` of what `_in_place` gave, in segments of its own, so that each row sees its copy only.
+
+    Only the first copy is view 0, where the model puts media features; the others repeat them by ``source``.
+    """
+    noised = columns["block"] >= 0
+    return {
+        **columns,
+        "segment": columns["segment"] * copies + copy,
+        "view": columns["view"] + copy,
+        "block": np.where(noised, columns["block"] + copy * n_blocks, -1),
+        "noise_view": np.where(noised, copy + 1, 0),
+    }

@@ -3,7 +3,7 @@
 JSON lines and JSON arrays have a byte offset a record, Parquet has its row groups. Other files (tar shards, tables,
 Arrow) are pure streams: they are counted once, and reading that begins inside one passes over what stands before,
 which a warning says. Offsets and counts are kept in the user's cache: a file is gone through once while it stays as
-it is.
+it is. Shards at an address do not tell when they change, so every process reads them once more to count them.
 
 The deciding choice: both are stretches that can be read from any of their records on, one at the price of a seek, the
 other of the records before it. So order, sharding and resumption are arithmetic on numbers and know no formats.
@@ -21,6 +21,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.images import shown
+from data_pipelines.readers.addresses import Address
 from data_pipelines.readers.arrow import group_rows, group_sizes, parquet_rows
 from data_pipelines.readers.checks import Malformed, Row
 from data_pipelines.readers.json_array import array_places, array_rows
@@ -114,8 +115,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "block-diffusion-vlm" / "places-1"
 
 
-def _kept(path: Path, find) -> np.ndarray:
+def _kept(path: Path | Address, find) -> np.ndarray:
     """What ``find`` gives, from the cache if the file's name, size and time of change are the same."""
+    if isinstance(path, Address):
+        logger.warning("%s: read to its end, to count its records", shown(path))
+        return find()
     state = path.stat()
     name = f"{os.path.realpath(path)}\0{state.st_size}\0{state.st_mtime_ns}"
     kept = cache_folder() / (hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32] + ".npy")

@@ -14,6 +14,7 @@ from types import ModuleType
 from data_pipelines.errors import DataError
 from data_pipelines.images import check_file, shown
 from data_pipelines.readers import finevision, instruction, llava, messages, openai, sharegpt, vlmeval
+from data_pipelines.readers.addresses import Address, addresses, is_address
 from data_pipelines.readers.arrow import arrow_rows, parquet_rows
 from data_pipelines.readers.checks import BadLine, Malformed, Row, own_id, short
 from data_pipelines.readers.json_array import array_rows
@@ -36,7 +37,7 @@ FORMATS = (*SHAPES, "webdataset")
 SHARDS = (".parquet", ".arrow", ".tar", ".tar.gz", ".tgz", ".jsonl")  # what a folder is searched for
 WIDE = (b"\xff\xfe", b"\xfe\xff")  # the byte-order marks of UTF-16 and UTF-32
 
-Rows = Callable[[Path], Iterator[Row]]
+Rows = Callable[[Path | Address], Iterator[Row]]
 
 
 def read(
@@ -46,7 +47,8 @@ def read(
 
     Args:
         source: JSON lines, a JSON array, Parquet, Arrow, a WebDataset shard, a VLMEvalKit table; or a folder of
-            shards of one kind (as ``save_to_disk`` of Hugging Face ``datasets`` leaves it), read by their names.
+            shards of one kind (as ``save_to_disk`` of Hugging Face ``datasets`` leaves it), read by their names; or
+            the address of WebDataset shards (`data_pipelines.readers.addresses`), of which ``pipe:`` runs a command.
         format: one of ``FORMATS``, if the records' own fields should not decide.
         media_root: where relative media paths start and what no path may leave; by default the file's own folder.
             A shard's media lie in the shard, unless this names a folder for the others.
@@ -55,7 +57,8 @@ def read(
 
     Raises:
         DataError: at once if the source is missing or empty, its kind is not known or the format has no such name;
-            while reading if a table's header cannot be read, or pyarrow is needed and is not installed.
+            while reading if a table's header cannot be read, or pyarrow is needed and is not installed; an address
+            needs webdataset.
     """
     found = shards(source, format, media_root)
     return (shard.sample(row) for shard in found for row in shard.rows(shard.path))
@@ -63,7 +66,7 @@ def read(
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a source.
+    """One file of a source, or one shard at an address.
 
     Attributes:
         rows: reads its records in order.
@@ -71,7 +74,7 @@ class Shard:
         root: where their media are looked for.
     """
 
-    path: Path
+    path: Path | Address
     rows: Rows
     shape: str | None
     root: Path | None
@@ -84,9 +87,9 @@ def shards(source: str | Path, format: str | None = None, media_root: str | Path
     """The files that `read` reads, in its order; the same arguments and errors."""
     if format is not None and format not in FORMATS:
         raise DataError(f"unknown format {format!r} (known: {', '.join(FORMATS)})")
-    if "://" in str(source):
-        raise DataError(f"{shown(source)}: a remote address: sources must be files")
     root = None if media_root is None else Path(media_root)
+    if is_address(source):
+        return [Shard(address, tar_rows, format if format in SHAPES else None, root) for address in addresses(source)]
     return [_shard(check_file(path), format, root) for path in _files(Path(source))]
 
 
@@ -106,7 +109,7 @@ def _shard(path: Path, format: str | None, root: Path | None) -> Shard:
     return Shard(path, rows, shape, root or (None if rows is tar_rows else path.parent))
 
 
-def _sample(row: Row, path: Path, shape_name: str | None, root: Path | None) -> Sample | BadLine:
+def _sample(row: Row, path: Path | Address, shape_name: str | None, root: Path | None) -> Sample | BadLine:
     name, where = row.name, row.where
     try:
         if isinstance(row.record, Malformed):

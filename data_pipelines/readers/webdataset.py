@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.images import shown
+from data_pipelines.readers.addresses import Address, opened
 from data_pipelines.readers.checks import MAX_LINE, Malformed, Row, json_object, short
 from data_pipelines.readers.jsonl import BOM, decoded
 from data_pipelines.readers.placeholders import listed
@@ -28,11 +29,14 @@ TURNS = {"messages", "conversations", "texts", "instruction", "query", "question
 DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError)  # tarfile words those of the decompressors
 
 
-def tar_rows(path: Path) -> Iterator[Row]:
+def tar_rows(path: Path | Address) -> Iterator[Row]:
     """A Row for every sample of the shard; where the shard breaks off, one for what it was in the middle of."""
     number, group = 0, _Group("")
     try:
-        with tarfile.open(path, "r|*", tarinfo=_Member, ignore_zeros=True) as tar:
+        with (
+            opened(path) if isinstance(path, Address) else path.open("rb") as stream,
+            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member, ignore_zeros=True) as tar,
+        ):
             while (member := tar.next()) is not None:
                 tar.members = []  # or it would remember every one
                 key = _key(member.name)

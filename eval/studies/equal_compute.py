@@ -17,7 +17,7 @@ from eval.document import Heading, Table
 from eval.studies.frame import Arm, Claim, Measured, Result, change, difference, opened, run_arms, write_json
 from eval.studies.regimes import Cost, cost_of_a_step, heldout_nats, train
 from eval.studies.report import Column, Plot, write
-from eval.studies.training import NEXT_TOKEN, answers, base, curves_of, of_metrics, scores, starts, tidied
+from eval.studies.training import NEXT_TOKEN, SCORES, answers, base, curves_of, of_metrics, scores, starts, tidied
 from vlm.checkpoints.load import load
 from vlm.training.recipe import Recipe
 from vlm.training.sections import NoiseRecipe, ObjectiveRecipe
@@ -55,10 +55,7 @@ COLUMNS = (
     Column("steps", "steps", 0),
     Column("TFLOP", "TFLOP of training", 2),
     Column("samples", "samples", 0),
-    Column("score", "held-out score, %", 1),
-    Column("describe", "describe", 1),
-    Column("attributes", "attributes", 1),
-    Column("json", "json", 1),
+    *SCORES,
     Column("nats", "held-out loss, nats a token", 3),
     Column("forwards", "forwards an answer", 1),
     Column("per forward", "tokens / forward", 2),
@@ -159,7 +156,7 @@ def cost_table(costs: dict[str, Cost], planned: dict[str, int]) -> Table:
         "TFLOP",
         "rows a step",
         "samples a step",
-        "answer tokens a step, fill too",
+        "answer tokens a step",
     )
     return Table(
         header,

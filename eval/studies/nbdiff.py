@@ -12,7 +12,7 @@ from pathlib import Path
 
 from eval.studies.frame import Arm, Claim, Measured, Result, difference, opened, run_arms
 from eval.studies.report import Column, Plot, write
-from eval.studies.training import base, recipe_of, starts, trained
+from eval.studies.training import SCORES, base, recipe_of, starts, trained
 from vlm.training.curricula import Growth
 from vlm.training.recipe import Recipe
 from vlm.training.sections import ObjectiveRecipe
@@ -36,10 +36,7 @@ STATEMENTS = (
 COLUMNS = (
     Column("loss", "training loss", 3),
     Column("nelbo", "held-out NELBO, nats", 3),
-    Column("score", "held-out score, %", 1),
-    Column("describe", "describe", 1),
-    Column("attributes", "attributes", 1),
-    Column("json", "json", 1),
+    *SCORES,
 )
 PLOTS = (
     Plot("curves", "held-out NELBO", "held-out NELBO at blocks of 8, nats a slot"),

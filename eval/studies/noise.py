@@ -11,7 +11,7 @@ from pathlib import Path
 from eval.studies.frame import Arm, Claim, Measured, Result, change, difference, opened, run_arms
 from eval.studies.gradients import gradient_noise
 from eval.studies.report import Column, Plot, write
-from eval.studies.training import base, recipe_of, starts, trained
+from eval.studies.training import SCORES, base, recipe_of, starts, trained
 from vlm.checkpoints.load import load
 from vlm.noise import PUBLISHED, Uniform
 from vlm.training.sections import NoiseRecipe, ObjectiveRecipe
@@ -41,10 +41,7 @@ COLUMNS = (
     Column("gradient variance", "gradient-norm variance, relative", 3),
     Column("gradient noise", "gradient variance by noise alone, relative", 2),
     Column("nelbo", "held-out NELBO, nats", 3),
-    Column("score", "held-out score, %", 1),
-    Column("describe", "describe", 1),
-    Column("attributes", "attributes", 1),
-    Column("json", "json", 1),
+    *SCORES,
 )
 PLOTS = (
     Plot("curves", "training loss", "training loss, running mean of 15 steps (each arm's own weighting)", 15),

@@ -1,9 +1,8 @@
 """Three ways to train the same weights: on next tokens, on blocks behind a clean context, on whole answers at once.
 
 Each gets the rows that it needs and no others: next tokens the clean stream alone; blocks the clean stream and one
-noisy view of the answers; full attention one stream, its answers noised in place. There the last answer goes on with
-end tokens to the length that decoding gives it, as LLaDA's does, because a model without them never learns where to
-stop among masks.
+noisy view of the answers; full attention one stream, its answers noised in place. There one block is the whole length
+that decoding gives an answer, and the last answer is filled to it with end tokens (`vlm.layout`), as LLaDA's is.
 
 The deciding choice: what a step costs is counted in operations of matrix products, forward and backward, on the
 batches that are trained on, and not estimated from rows. Attention is counted as it is computed with a mask, every
@@ -25,7 +24,7 @@ from eval.studies.gradients import batch_loss
 from eval.studies.training import FAMILIES, MAX_SIDE, save
 from vlm.checkpoints.load import load
 from vlm.config import DiffusionTraits
-from vlm.layout import Layout, answer_spans
+from vlm.layout import Layout
 from vlm.processor import Encoded
 from vlm.training.collate import IGNORED, collate, nelbo_sample, noise_sample, noise_tokens
 from vlm.training.curricula import Phase
@@ -44,8 +43,6 @@ class RegimeStream(PlaygroundStream):
     """Training samples with the rows of a regime, which the model's traits tell."""
 
     def laid_out(self, encoded: Encoded, rng: np.random.Generator) -> Prepared:
-        if self.traits.context_attention == "full":
-            encoded = filled(encoded, self.traits.block_size, self.processor.tokenizer.eos_token_id)
         prepared = super().laid_out(encoded, rng)
         return clean_only(prepared) if reads_next_tokens(self.traits) else prepared
 
@@ -59,14 +56,6 @@ def clean_only(sample: Prepared) -> Prepared:
     """The sample without its noisy views."""
     clean = sample.layout.view == 0
     return replace(sample, layout=Layout(**{name: column[clean] for name, column in vars(sample.layout).items()}))
-
-
-def filled(encoded: Encoded, length: int, end: int) -> Encoded:
-    """The sample with end tokens behind its last answer, up to ``length`` answer tokens; they are learned as well."""
-    first, stop = answer_spans(encoded.is_answer)[-1]
-    missing = max(0, length - (stop - first)) if stop == len(encoded.input_ids) else 0
-    ids = np.append(encoded.input_ids, np.full(missing, end, encoded.input_ids.dtype))
-    return replace(encoded, input_ids=ids, is_answer=np.append(encoded.is_answer, np.ones(missing, bool)))
 
 
 @dataclass(frozen=True)
@@ -87,7 +76,7 @@ def cost_of_a_step(start: Path, recipe: Recipe) -> Cost:
     batches = [batch.samples for batch in islice(iter(stream), COUNTED)]
     flops = [_flops(model, processor, recipe, samples) for samples in batches]
     sums = [[len(s.layout.ids) for s in b] for b in batches]
-    answers = [sum(int(s.encoded.is_answer.sum()) for s in b) for b in batches]
+    answers = [sum(map(answer_length, b)) for b in batches]
     return Cost(*(float(np.mean(v)) for v in (flops, [sum(s) for s in sums], [len(s) for s in sums], answers)))
 
 
@@ -133,10 +122,8 @@ def heldout_nats(model, processor, recipe: Recipe) -> float:
 
 
 def answer_length(sample: Prepared) -> int:
-    """Tokens of a one-turn answer, its end token included and what follows that left out."""
-    first, stop = answer_spans(sample.encoded.is_answer)[-1]
-    ids = sample.encoded.input_ids[first:stop]
-    return int(np.argmax(ids == ids[-1])) + 1  # the last token is the first end token or its fill
+    """Tokens of its answers, their end tokens included; fill counts as none."""
+    return int(sample.encoded.is_answer.sum())
 
 
 def _nats(model, processor, samples: list[Prepared], draw: int, exact: bool) -> float:

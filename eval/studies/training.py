@@ -21,6 +21,7 @@ import numpy as np
 from eval.record import ItemRecord
 from eval.runner import evaluate
 from eval.studies.frame import Arm, Measured
+from eval.studies.report import Column
 from eval.suites import playground
 from eval.summary import by_family, mean_score, score_of
 from vlm.answering import settings
@@ -47,6 +48,7 @@ TEXT = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
 }
 FAMILIES = {"describe": 0.5, "attributes": 0.3, "json": 0.2}  # and their shares among samples
+SCORES = (Column("score", "held-out score, %", 1), *(Column(family, family, 1) for family in FAMILIES))  # of `scores`
 MAX_SIDE = 192  # pixels: the tower's own size
 ROWS = 1536  # a batch
 WINDOW = 256  # samples sorted by length at a time

@@ -19,6 +19,7 @@ from typing import Any
 from data_pipelines.errors import DataError
 from data_pipelines.media import open_media
 from data_pipelines.readers import BadLine, read
+from data_pipelines.readers.addresses import is_address
 from data_pipelines.record import Sample
 from eval.metrics import (
     anls,
@@ -61,6 +62,8 @@ def suite(source: str, metric: str, media_root: str | None = None) -> Suite:
     """
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; {nearest(metric, METRICS)}")
+    if is_address(source):
+        raise DataError(f"{source}: an address: what it holds may change between two runs; a suite's source is a file")
     read(source, media_root=media_root)  # refuses what it cannot read before a model is loaded
     family = Path(source).resolve().stem
     items = {"source": source, "metric": metric, "media_root": media_root, "sha256": _digest(Path(source))}

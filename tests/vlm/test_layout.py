@@ -95,11 +95,15 @@ def test_full_attention_noises_answers_in_place_and_copies_everything_per_view(o
     ids, is_answer = conversation([(3, 5), (2, 4)])
     traits = DiffusionTraits(context_attention="full", block_origin=origin)
     layout = build_layout(ids, is_answer, block_size=4, traits=traits, end_token_id=END, views=2)
-    length = len(ids)
-    assert np.array_equal(layout.ids, np.tile(ids, 2)) and np.array_equal(layout.position, np.tile(range(length), 2))
-    assert np.array_equal(layout.source, layout.position)  # media features stand in the first copy
-    assert np.array_equal(layout.maskable, np.tile(is_answer, 2)) and not layout.next_supervised.any()
-    assert np.array_equal(layout.segment, np.repeat([0, 1], length))
+    length, fill = len(ids), {"response": 0, "sequence": 2}[origin]  # the last answer is at 10 to 13
+    filled = np.concatenate([ids, np.full(fill, END)])
+    assert np.array_equal(layout.ids, np.tile(filled, 2))
+    assert np.array_equal(layout.position, np.tile(range(length + fill), 2))
+    source = np.where(layout.position < length, layout.position, -1)
+    assert np.array_equal(layout.source, source)  # media features stand in the first copy
+    assert np.array_equal(layout.maskable, np.tile(np.append(is_answer, np.ones(fill, bool)), 2))
+    assert not layout.next_supervised.any()
+    assert np.array_equal(layout.segment, np.repeat([0, 1], length + fill))
     rows = Rows(*(torch.tensor(vars(layout)[f.name])[None] for f in fields(Rows)))
     seen = dense_mask(rows, rows, "full")[0, 0].numpy()
     assert np.array_equal(seen, layout.segment[:, None] == layout.segment[None])  # each copy sees itself, whole
@@ -108,6 +112,42 @@ def test_full_attention_noises_answers_in_place_and_copies_everything_per_view(o
         mine = layout.noise_view == view
         assert mine[layout.maskable & (layout.segment == view - 1)].all()
         assert set(layout.block[mine]) == set(range((view - 1) * half, view * half))
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces, st.integers(0, 5), st.integers(1, 7), st.sampled_from(["response", "sequence"]), st.integers(1, 3))
+def test_under_full_attention_the_last_answer_is_filled_and_sees_nothing_behind(
+    conversation_pieces, behind, block_size, origin, views
+):
+    """Hidden whole, the rows of every copy are what decoding starts from: all before the answer, masks to a border."""
+    ids, is_answer = conversation(conversation_pieces)
+    first, stop = answer_spans(is_answer)[-1]
+    ids, is_answer = np.append(ids, np.arange(behind)), np.append(is_answer, np.zeros(behind, bool))
+    common = {"block_size": block_size, "end_token_id": END, "views": views}
+    traits = DiffusionTraits(block_origin=origin, context_attention="full")
+    layout = build_layout(ids, is_answer, traits=traits, **common)
+    grid = first if origin == "response" else 0
+    end = grid + -(-(stop - grid) // block_size) * block_size
+    for copy in range(views):
+        mine = layout.segment == copy
+        seen = {
+            int(p): (int(t), bool(m))
+            for p, t, m in zip(*(getattr(layout, n)[mine] for n in ("position", "ids", "maskable")))
+        }
+        assert len(seen) == mine.sum() and sorted(seen) == list(range(end))
+        assert all(seen[p] == (ids[p], is_answer[p]) for p in range(stop))
+        assert all(seen[p] == (END, True) for p in range(stop, end))
+        grid_block = (np.array([p for p in sorted(seen) if p >= first]) - grid) // block_size
+        assert np.array_equal(np.diff(layout.block[mine & (layout.position >= first)]), np.diff(grid_block))
+    tail = layout.segment >= views
+    assert np.array_equal(layout.ids[tail], np.tile(ids[stop:], views)) and not layout.maskable[tail].any()
+    rows = Rows(*(torch.tensor(vars(layout)[f.name])[None] for f in fields(Rows)))
+    seen = dense_mask(rows, rows, "full")[0, 0].numpy()
+    assert np.array_equal(seen, layout.segment[:, None] == layout.segment[None])
+    short = build_layout(ids, is_answer, traits=traits, last_block="truncate", **common)
+    kept = layout.source >= 0
+    for name in ("ids", "source", "position", "segment", "view", "block", "noise_view", "maskable"):
+        assert np.array_equal(getattr(short, name), getattr(layout, name)[kept]), name
 
 
 @settings(max_examples=40, deadline=None)

@@ -22,7 +22,7 @@ class Metrics(TrainerCallback):
         self.trainer = trainer
         self.lines = Lines(Path(trainer.args.output_dir) / "metrics.jsonl")
         self.answers = SampleAnswers(trainer)
-        self.rows = 0
+        self.rows = self.slots = 0
         self.since = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -33,6 +33,7 @@ class Metrics(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.rows += self.trainer.totals["rows"]  # the tokens of "tokens per second": clean and noisy, without padding
+        self.slots += self.trainer.totals["slots"]
         # The mean of the logged loss restarts where a resumed run starts; the NELBO stands beside a loss.
         if state.global_step % args.save_steps == 0 or self._measures(state):
             control.should_log = True
@@ -45,12 +46,13 @@ class Metrics(TrainerCallback):
         losses = self.trainer.over_processes(self.trainer.last)
         seconds = self.trainer.clock.report(now - self.since)
         logs.update(losses, tokens_per_second=round(self.rows / (now - self.since), 1))
+        logs["fill"] = round(self.rows / self.slots, 4)  # the share of the batches' places that hold tokens
         logs["waiting"] = round(seconds["wait"] / (now - self.since), 4)  # the share of the time that data cost
         if self._measures(state):
             if self.trainer.measures_nelbo:
                 logs["nelbo"] = self.trainer.nelbo()
             self.answers.write(state.global_step)
-        self.rows, self.since = 0, time.perf_counter()
+        self.rows, self.slots, self.since = 0, 0, time.perf_counter()
         if args.process_index == 0:
             self.lines.append({"step": state.global_step, **logs, "seconds": seconds})
 

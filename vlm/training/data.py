@@ -22,7 +22,8 @@ from data_pipelines.batching import length_buckets
 from data_pipelines.playground.base import Split, stream
 from data_pipelines.playground.conversation import chat
 from vlm.checkpoints.load import EMBEDDED
-from vlm.config import DiffusionTraits
+from vlm.composite_processor import processor_of
+from vlm.config import DiffusionTraits, VLMConfig
 from vlm.layout import Layout, answer_spans, build_layout
 from vlm.processor import Encoded, VLMProcessor
 from vlm.training.curricula import Phase, draw_block_size
@@ -195,7 +196,8 @@ def unread(messages: list[dict], sizes: Sizes, processor: VLMProcessor) -> Encod
 
 def token_counter(model: str | None = None) -> Callable[[list[dict], Sizes], int]:
     """What counts a conversation's tokens as a checkpoint's processor makes them (default: the embedded one's)."""
-    processor = VLMProcessor.from_pretrained(model or EMBEDDED)
+    directory = str(model or EMBEDDED)
+    processor = processor_of(directory, VLMConfig.from_pretrained(directory))
     return lambda messages, sizes: len(processor.tokens(messages, sizes)[0])
 
 

@@ -4,13 +4,14 @@ A write that fails, on a full disk above all, takes its own remains away: what w
 next try has the room.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor, nn
+
+from vlm.checkpoints.writing import flush, not_saved, sync
 
 PARTIAL = ".partial"  # the folder that holds what is being written
 
@@ -30,38 +31,17 @@ def written_whole(target: Path, renames: bool = True) -> Iterator[Path]:
         partial.mkdir(parents=True, exist_ok=True)
         yield partial
         if renames:
-            _flush(partial)
+            flush(partial)
     except Exception as error:  # torch, safetensors and tokenizers each have a class of their own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise not_saved(target, error) from error
     if renames:
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        _sync(target.parent)  # the new name itself
+        sync(target.parent)  # the new name itself
 
 
 def each_once(model: nn.Module, gathered: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
     """Gathered weights without a second tensor for what ``model`` ties: sharding takes such a pair apart."""
     ties = getattr(model, "all_tied_weights_keys", {})
     return gathered and {name: tensor for name, tensor in gathered.items() if ties.get(name) not in gathered}
-
-
-def not_saved(target: Path, error: Exception) -> OSError:
-    """Whatever stopped the writing of ``target``, in one line that names it."""
-    return OSError(f"{target}: could not be saved ({_first_line(error)})")
-
-
-def _flush(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

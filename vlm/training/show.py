@@ -14,7 +14,6 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count, groupby, islice
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from data_pipelines.media import open_media
 from data_pipelines.readers import FORMATS, BadLine, read
 from data_pipelines.record import Sample
 from vlm.checkpoints.load import EMBEDDED
+from vlm.composite_processor import processor_of
 from vlm.config import DiffusionTraits, VLMConfig
 from vlm.layout import Layout
 from vlm.noise import draw_masks, noise_rng
@@ -33,6 +33,7 @@ from vlm.processor import VLMProcessor
 from vlm.training.data import PlaygroundStream, Prepared, lay_out
 from vlm.training.own_data import OwnStream
 from vlm.training.recipe import DataRecipe, Recipe, read_recipe
+from vlm.training.start import traits_for
 
 THUMBNAIL = 160  # pixels
 SHORTEST_RUN = 4  # as many vision rows or more in a run become one cell
@@ -61,7 +62,7 @@ LEGEND = {
 }
 
 
-def rows_page(samples: list[tuple[Prepared, list[Image.Image]]], tokenizer, traits: DiffusionTraits, t: float) -> str:
+def rows_page(samples: list[tuple[Prepared, list[Image.Image]]], processor, traits: DiffusionTraits, t: float) -> str:
     """The page for samples with their pictures, masks drawn with probability ``t`` a supervised slot."""
     legend = " ".join(f'<span class="{kind}">{html.escape(text)}</span>' for kind, text in LEGEND.items())
     facts = (
@@ -72,7 +73,7 @@ def rows_page(samples: list[tuple[Prepared, list[Image.Image]]], tokenizer, trai
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         'img-src data:">'
         f"<style>{STYLE}</style><h1>Training rows</h1><p>{facts}; noise {t:g}. Red bars are block borders.</p>"
-        f'<p class="rows">{legend}</p>' + "\n".join(_sample(s, pictures, tokenizer, t) for s, pictures in samples)
+        f'<p class="rows">{legend}</p>' + "\n".join(_sample(s, pictures, processor, t) for s, pictures in samples)
     )
 
 
@@ -82,50 +83,50 @@ def hidden_rows(sample: Prepared, t: float) -> np.ndarray:
     return draw_masks(rng, np.full(layout.n_blocks, t), np.maximum(layout.block, 0), layout.maskable)
 
 
-def _sample(sample: Prepared, pictures: list[Image.Image], tokenizer, t: float) -> str:
+def _sample(sample: Prepared, pictures: list[Image.Image], processor, t: float) -> str:
     layout, hidden = sample.layout, hidden_rows(sample, t)
     counts = (
         f"{len(layout.ids)} rows: {(layout.view == 0).sum()} in the clean stream, {(layout.view > 0).sum()} noisy; "
         f"block size {sample.block_size}; supervised blocks: {layout.n_blocks}, supervised slots: "
         f"{layout.maskable.sum()}, of which {hidden.sum()} masked"
     )
-    views = [_view(layout, hidden, view, tokenizer) for view in sorted(set(layout.view.tolist()))]
+    views = [_view(layout, hidden, view, processor) for view in sorted(set(layout.view.tolist()))]
     images = "".join(f'<img src="{_data_uri(picture)}" alt="Picture {n}">' for n, picture in enumerate(pictures, 1))
     return f"<h2>{html.escape(sample.encoded.id)}</h2><div>{images}</div><p>{counts}</p>" + "".join(views)
 
 
-def _view(layout: Layout, hidden: np.ndarray, view: int, tokenizer) -> str:
+def _view(layout: Layout, hidden: np.ndarray, view: int, processor) -> str:
     """A heading, then every block of a view between its borders."""
     rows = np.flatnonzero(layout.view == view).tolist()
     in_place = (layout.noise_view[rows] > 0).any()
     name = f"View {view}" if view else ("Stream, noised in place" if in_place else "Clean stream")
     blocks = groupby(rows, lambda row: (layout.block_start[row], layout.block_end[row], layout.block[row]))
     return f'<h3>{name}</h3><div class="rows">' + "".join(
-        f'<span class="block" title="block [{start}, {end})">{_cells(layout, hidden, list(run), tokenizer)}</span>'
+        f'<span class="block" title="block [{start}, {end})">{_cells(layout, hidden, list(run), processor)}</span>'
         for (start, end, _), run in blocks
     ) + "</div>"  # fmt: skip
 
 
-def _cells(layout: Layout, hidden: np.ndarray, rows: list[int], tokenizer) -> str:
+def _cells(layout: Layout, hidden: np.ndarray, rows: list[int], processor) -> str:
     """A cell a row; a long run of vision rows is one."""
     cells = []
-    for kind, run in groupby(rows, lambda row: _kind(layout, hidden, row, tokenizer)):
+    for kind, run in groupby(rows, lambda row: _kind(layout, hidden, row, processor)):
         run = list(run)
         if kind == "vision" and len(run) >= SHORTEST_RUN:
-            text = f"{tokenizer.decode([layout.ids[run[0]]])} × {len(run)}"
+            text = f"{processor.tokenizer.decode([layout.ids[run[0]]])} × {len(run)}"
             cells.append(_cell(kind, text, f"rows {run[0]} to {run[-1]}"))
             continue
         for row in run:
-            text = tokenizer.decode([layout.ids[row]]).replace("\n", "↵")
+            text = processor.tokenizer.decode([layout.ids[row]]).replace("\n", "↵")
             cells.append(_cell(kind, text, f"row {row}, position {layout.position[row]}"))
     return "".join(cells)
 
 
-def _kind(layout: Layout, hidden: np.ndarray, row: int, tokenizer) -> str:
+def _kind(layout: Layout, hidden: np.ndarray, row: int, processor) -> str:
     fill = " fill" if layout.source[row] < 0 else ""
     if layout.maskable[row]:
         return ("hidden" if hidden[row] else "shown") + fill
-    if layout.ids[row] in tokenizer.convert_tokens_to_ids([tokenizer.image_token, tokenizer.video_token]):
+    if layout.ids[row] in (processor.image_token_id, processor.video_token_id):
         return "vision"
     return "next" if row and layout.view[row] == 0 and layout.next_supervised[row - 1] else "prompt" + fill
 
@@ -192,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     if not with_recipe:  # else the value of a recipe's key would be taken for it
-        parser.add_argument("source", metavar="SOURCE", help="a file of samples, or a folder of shards")
+        parser.add_argument("source", metavar="SOURCE", help="a file of samples, a folder or an address of shards")
         parser.add_argument("--format", choices=FORMATS, help="of its records (default: told by their fields)")
         parser.add_argument("--media-root", metavar="DIR", help="where its media paths start (default: its folder)")
     parser.add_argument("--config", metavar="F", help="a recipe, whose stream is shown; its keys may follow")
@@ -221,9 +222,8 @@ def _write(arguments: argparse.Namespace, overrides: list[str]) -> None:
     directory = arguments.model or start or str(EMBEDDED)
     if not Path(directory).is_dir():
         raise DataError(f"{directory}: no such model directory")
-    processor, traits = VLMProcessor.from_pretrained(directory), VLMConfig.from_pretrained(directory).traits
-    if arguments.config and start is None and recipe.model.diffusion:  # the model that the recipe will build
-        traits = replace(DiffusionTraits(**recipe.model.diffusion), mask_token_id=traits.mask_token_id)
+    config = VLMConfig.from_pretrained(directory)
+    processor, traits = processor_of(directory, config), traits_for(config.traits, recipe.model.diffusion)
     if arguments.config:
         found = stream_samples(recipe, processor, traits)
     else:
@@ -232,7 +232,7 @@ def _write(arguments: argparse.Namespace, overrides: list[str]) -> None:
     samples = list(islice(found, arguments.limit))
     if not samples:
         raise DataError(f"{arguments.config or arguments.source}: no sample that can be shown")
-    page = rows_page(samples, processor.tokenizer, traits, arguments.noise)
+    page = rows_page(samples, processor, traits, arguments.noise)
     Path(arguments.output).write_text(page, encoding="utf-8")
     print(f"{arguments.output}: {len(samples)} samples")
 

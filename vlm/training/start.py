@@ -70,7 +70,7 @@ def under_traits(model: VLMForBlockDiffusion, asked: dict[str, Any]) -> VLMForBl
     Args:
         asked: ``model.diffusion`` of the recipe; what it leaves out has its default. Empty keeps the model's traits.
     """
-    traits = _wanted(model, asked)
+    traits = traits_for(model.config.traits, asked)
     if _plain(traits) != _plain(model.config.traits):
         model.config.diffusion = {name: getattr(traits, name) for name in TRAIT_NAMES}
         tokens = {name: getattr(model.generation_config, name) for name in _TOKENS}
@@ -80,7 +80,7 @@ def under_traits(model: VLMForBlockDiffusion, asked: dict[str, Any]) -> VLMForBl
 
 def check_base(model: VLMForBlockDiffusion, asked: dict[str, Any]) -> None:
     """ValueError if a recipe asks for other traits than those of the base of its adapter, which keeps them."""
-    found, wanted = _plain(model.config.traits), _plain(_wanted(model, asked))
+    found, wanted = _plain(model.config.traits), _plain(traits_for(model.config.traits, asked))
     for name in TRAIT_NAMES:
         if found[name] != wanted[name]:
             raise ValueError(
@@ -88,10 +88,11 @@ def check_base(model: VLMForBlockDiffusion, asked: dict[str, Any]) -> None:
             )
 
 
-def _wanted(model: VLMForBlockDiffusion, asked: dict[str, Any]) -> DiffusionTraits:
+def traits_for(found: DiffusionTraits, asked: dict[str, Any]) -> DiffusionTraits:
+    """The traits that a run gives a model with the traits ``found``: those ``asked``, and what is the model's own."""
     if not asked:
-        return model.config.traits
-    own = {name: getattr(model.config.traits, name) for name in _OWN_TRAITS}
+        return found
+    own = {name: getattr(found, name) for name in _OWN_TRAITS}
     return DiffusionTraits(**{**asked, **own})
 
 

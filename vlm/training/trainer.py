@@ -125,16 +125,17 @@ class BlockDiffusionTrainer(Trainer):
             [noise_sample(s, tokens, recipe.noise, recipe.objective, recipe.seed, step, progress) for s in b.samples]
             for b in gathered
         ]
+        capacity = recipe.data.row_capacity
+        batches = [collate(b.samples, n, pad, capacity) for b, n in zip(gathered, noised)]
         self.totals = self.over_processes({
             "diffusion": sum(n.normaliser for batch in noised for n in batch),
             "next": float(sum((n.next_targets != IGNORED).sum() for batch in noised for n in batch)),
             "rows": sum(len(s.layout.ids) for b in gathered for s in b.samples),
+            "slots": sum(batch["ids"].numel() for batch in batches),  # padding too
         })  # fmt: skip
         self._computed = 0
         self.update_ids = [s.encoded.id for b in gathered for s in b.samples]
         self.last = {"diffusion_loss": 0.0, "ar_loss": 0.0}
-        capacity = recipe.data.row_capacity
-        batches = [collate(b.samples, n, pad, capacity) for b, n in zip(gathered, noised)]
         return [pinned(batch, self.args.device) for batch in batches], self.totals["diffusion"]
 
     def _prepare_input(self, data):

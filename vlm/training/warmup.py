@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from data_pipelines.playground import dense
 from vision_encoders import VisionConfig, VisionEncoder
 from vision_encoders.preprocess import pixels
+from vlm.checkpoints.writing import not_saved
 from vlm.training.callbacks import progress_bar
 from vlm.training.precision import autocast
 from vlm.training.recipe import Recipe, TowerRecipe
-from vlm.training.saving import not_saved
 
 LOG_STEPS, SAVE_STEPS = 20, 250
 STATE = "state.safetensors"

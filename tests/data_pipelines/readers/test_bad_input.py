@@ -165,8 +165,6 @@ def test_a_source_that_is_no_collection(folder):
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=says):
             read(folder / name)
-    with pytest.raises(DataError, match="https://a.org/x.tar: a remote address"):
-        read("https://a.org/x.tar")
     path = formats.write_jsonl(folder / "x.jsonl", [HELLO])
     with pytest.raises(DataError, match=r"unknown format 'lava' \(known: finevision, llava"):
         read(path, "lava")

@@ -18,7 +18,6 @@ from eval.studies.regimes import (
     _flops,
     answer_length,
     clean_only,
-    filled,
     heldout_nats,
     reads_next_tokens,
 )
@@ -60,17 +59,10 @@ def test_an_arm_has_the_rows_that_it_needs(kind):
             assert np.array_equal(clean_only(sample).layout.ids, encoded.input_ids)
         else:
             first, stop = answer_spans(encoded.is_answer)[-1]
-            assert rows == length == stop and stop - first == 48
-            assert (encoded.input_ids[first + answer_length(sample) :] == processor.tokenizer.eos_token_id).all()
-
-
-def test_an_answer_is_filled_to_a_length_and_never_cut():
-    encoded = made("block")[3].sample(0).encoded
-    long = filled(encoded, 500, 2)
-    assert long.is_answer[-1] and (long.input_ids[len(encoded.input_ids) :] == 2).all()
-    assert np.array_equal(long.input_ids[: len(encoded.input_ids)], encoded.input_ids)
-    assert len(filled(encoded, 1, 2).input_ids) == len(encoded.input_ids)
-    assert len(filled(long, 500, 2).input_ids) == len(long.input_ids)
+            assert (
+                length == stop and rows == first + 48 and layout.maskable.sum() == answer_length(sample) + rows - stop
+            )
+            assert (layout.ids[stop:] == processor.tokenizer.eos_token_id).all() and layout.maskable[first:].all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

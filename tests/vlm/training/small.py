@@ -3,6 +3,8 @@
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from tests.vlm.tiny import tiny_model
 from vlm.noise import BetaCurriculum
 from vlm.training.curricula import Phase
@@ -23,6 +25,15 @@ def data_recipe(**changes) -> DataRecipe:
 def pair(**traits):
     """A tiny float64 model and its processor; do not change its weights."""
     return tiny_model(**traits)
+
+
+def save_start(directory: Path, **changes) -> Path:
+    """A random tiny model to start from, with dropout, so that resuming has random state to restore."""
+    model, processor = tiny_model(**{"dtype": torch.float32, **changes})
+    model.config.text_config.attention_dropout = 0.1
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
 
 
 def stream(seed: int = 0, recipe: DataRecipe | None = None, **traits) -> PlaygroundStream:

@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from tests.vlm.tiny import BACKBONES, tiny_model
-from tests.vlm.training.small import small_recipe
+from tests.vlm.tiny import BACKBONES
+from tests.vlm.training.small import save_start, small_recipe
 from train import main as train
 from vlm import VLMForBlockDiffusion, VLMProcessor
 from vlm.checkpoints.load import EMBEDDED, CheckpointError, load
@@ -40,11 +40,7 @@ def start(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         wide = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
         patch.setitem(BACKBONES, "qwen3", {**BACKBONES["qwen3"], **wide})
-        model, processor = tiny_model(dtype=torch.float32, scale=4.0)
-    model.config.text_config.attention_dropout = 0.1
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    return directory
+        return save_start(directory, scale=4.0)
 
 
 def recipe_of(directory: Path, start: Path | None, max_steps: int = 4, **adapter) -> Recipe:

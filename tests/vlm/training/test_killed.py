@@ -15,8 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.vlm.tiny import tiny_model
-from tests.vlm.training.small import data_recipe, small_recipe
+from tests.vlm.training.small import data_recipe, save_start, small_recipe
 from vlm.noise import BetaCurriculum
 from vlm.training import heldout, saving
 from vlm.training.curricula import Growth
@@ -60,12 +59,12 @@ def in_a_step() -> None:
 
 def while_saving() -> None:
     """Checkpoint 6 is written, and not yet flushed or named."""
-    flush = saving._flush
+    flush = saving.flush
 
     def until(directory: Path):
         die() if directory.name == "checkpoint-6" else flush(directory)
 
-    saving._flush = until
+    saving.flush = until
 
 
 def in_a_line() -> None:
@@ -131,10 +130,7 @@ def test_the_curves_the_answers_and_the_weights_are_those_of_a_run_that_was_not(
 def main(folder: Path) -> None:
     heldout.SAMPLES = 2
     torch.set_num_threads(1)
-    model, processor = tiny_model(dtype=torch.float32)
-    model.config.text_config.attention_dropout = 0.1
-    model.save_pretrained(folder / "start")
-    processor.save_pretrained(folder / "start")
+    save_start(folder / "start")
     for point in (in_a_step, while_saving, in_a_line):
         killed(folder, point)
     run(recipe_of(folder, "killed"))

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim import SGD
 
 from tests.vlm.tiny import tiny_model
-from tests.vlm.training.small import data_recipe, small_recipe, stream
+from tests.vlm.training.small import data_recipe, save_start, small_recipe, stream
 from vlm import VLMForBlockDiffusion, VLMProcessor
 from vlm.noise import NoiseTokens
 from vlm.training import arguments, warmup
@@ -100,10 +100,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 def folder(tmp_path_factory) -> Path:
     """``start``, a run of ``one`` process with four micro-batches a step, and of ``two`` with two each."""
     folder = tmp_path_factory.mktemp("processes")
-    model, processor = tiny_model()
-    model.config.text_config.attention_dropout = 0.1  # drawn by a micro-batch's place, whichever process has it
-    model.save_pretrained(folder / "start")
-    processor.save_pretrained(folder / "start")
+    save_start(folder / "start", dtype=torch.float64)  # dropout is drawn by a micro-batch's place, whoever has it
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                "-m", "tests.vlm.training.test_processes", str(folder)]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}

@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_pipelines import playground
 from data_pipelines.mixture import Source
-from tests.vlm.tiny import tiny_model
-from tests.vlm.training.small import data_recipe, small_recipe
+from tests.vlm.training.small import data_recipe, save_start, small_recipe
 from vlm import VLMForBlockDiffusion, VLMProcessor
 from vlm.answering import answer_batch, build_request, settings
 from vlm.training import heldout
@@ -22,12 +20,7 @@ from vlm.training.samples import LONGEST
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("start")
-    model, processor = tiny_model(dtype=torch.float32)
-    model.config.text_config.attention_dropout = 0.1
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    return directory
+    return save_start(tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.vlm.training.small import pair, stream
+from tests.vlm.training.small import pair, save_start, stream
 from vlm.training.show import hidden_rows, main, rows_page
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -45,7 +45,7 @@ class Cells(HTMLParser):
 
 def page_of(sample, t: float, **traits) -> Cells:
     model, processor = pair(**traits)
-    return Cells(rows_page([(sample, [])], processor.tokenizer, model.config.traits, t))
+    return Cells(rows_page([(sample, [])], processor, model.config.traits, t))
 
 
 @pytest.mark.parametrize("traits", TRAITS.values(), ids=TRAITS)
@@ -108,9 +108,12 @@ def test_a_files_media_may_lie_elsewhere(tmp_path):
     assert main([*arguments, "--media-root", str(tmp_path)]) == 0
 
 
-def test_a_recipe_becomes_a_page_of_its_own_stream(tmp_path, capsys):
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_recipe_becomes_a_page_of_its_own_stream(tmp_path, begun):
+    """In its own blocks under its own shift, also where it starts from a model that has others."""
     output = tmp_path / "rows.html"
     arguments = ["--config", str(CONFIGS / "fast_dvlm.yaml"), "--limit", "1", "--output", str(output), "--noise", "1"]
+    arguments += ["--init_from", str(save_start(tmp_path / "start", prediction_shift=0))] if begun else []
     assert main([*arguments, "--data.growth", "null", "--data.block_sizes", "{8: 1.0}"]) == 0
     page = output.read_text()
     assert "View 1</h3>" in page and "View 2</h3>" in page and "block size 8" in page and "shift 1" in page

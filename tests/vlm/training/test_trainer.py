@@ -14,8 +14,9 @@ from transformers import TrainerCallback
 
 from data_pipelines import playground
 from tests.vlm.tiny import tiny_model
-from tests.vlm.training.small import MIXED, data_recipe, small_recipe, stream
+from tests.vlm.training.small import MIXED, data_recipe, save_start, small_recipe, stream
 from vlm import VLMForBlockDiffusion, VLMProcessor
+from vlm.attention import PADDING
 from vlm.layout import answer_spans
 from vlm.noise import NoiseTokens, levels, noise_rng
 from vlm.training import heldout
@@ -55,13 +56,7 @@ def metrics(run_dir: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Path:
-    """A random tiny model to start from, with dropout, so that resuming has random state to restore."""
-    directory = tmp_path_factory.mktemp("start")
-    model, processor = tiny_model(dtype=torch.float32)
-    model.config.text_config.attention_dropout = 0.1
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    return directory
+    return save_start(tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +236,27 @@ def test_accumulated_pieces_equal_one_big_batch(tmp_path, cuts):
 
 
 # Whole runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capacity", [None, 450])
+def test_fill_is_the_share_of_places_that_hold_tokens(tmp_path, monkeypatch, capacity):
+    """Counted on what the model is handed, between one line of metrics and the next."""
+    model, processor = tiny_model(dtype=torch.float32)
+    handed, inner = [], BlockDiffusionTrainer.compute_loss
+
+    def counting(self, model, inputs, **rest):
+        handed.append((inputs["segment"] != PADDING).flatten())
+        return inner(self, model, inputs, **rest)
+
+    monkeypatch.setattr(BlockDiffusionTrainer, "compute_loss", counting)
+    data = data_recipe(row_capacity=capacity)
+    recipe = small_recipe(tmp_path, max_steps=4, save_steps=4, log_steps=2, accumulation=2, eval_steps=100, data=data)
+    dataset = stream(recipe=data)
+    batches = [[dataset.sample(i) for i in range(n, n + 2 + n % 3)] for n in range(8)]
+    BlockDiffusionTrainer(model, processor, Given(batches), recipe).resume()
+    expected = [torch.cat(handed[at : at + 4]).double().mean().item() for at in (0, 4)]
+    assert len(handed) == 8 and 0.3 < min(expected) < 1
+    assert [line["fill"] for line in metrics(tmp_path)] == pytest.approx(expected, abs=1e-4)
 
 
 def test_loss_falls_on_a_small_fixed_task(tmp_path):
