@@ -6,15 +6,11 @@ masks and our cache. So rows keep the one position in the stream that the attent
 else the decoder has to be told of them is looked up by it (`vlm.composite_rows`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from vlm.composite_rows import Stream
 
 
 @dataclass(frozen=True)
@@ -64,11 +60,9 @@ class Media:
 
     Attributes:
         inputs: by the original model's names, what its processor made: pixels, grids, sizes; of a batch of one.
-        stream: where they stand in the prompt, once the model has looked.
     """
 
     inputs: dict[str, torch.Tensor]
-    stream: "Stream | None" = None
 
     @property
     def digest(self) -> bytes:
@@ -83,7 +77,10 @@ class Media:
 
 def family_of(config) -> Family | None:
     """The family of a `VLMConfig`; None if its decoder is a language model alone."""
-    return None if config.composite_config is None else COMPOSITES[config.composite_config.model_type]
+    if config.composite_config is None:
+        return None
+    family = COMPOSITES[config.composite_config.model_type]
+    return replace(family, mrope=family.mrope and config.diffusion["positions"] == "mrope")  # DiffusionVL drops it
 
 
 _INSIDE = {

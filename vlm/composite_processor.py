@@ -17,7 +17,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerFast, ProcessorMixin
 from data_pipelines.record import media_parts
 from vlm.composite import Media, family_of, kept
 from vlm.config import VLMConfig
-from vlm.processor import Encoded, learnt, refuse_reserved
+from vlm.processor import Encoded, VLMProcessor, learnt, refuse_reserved
 
 ORIGINAL = "original"  # its directory, beside ours
 TICKS = 1000  # a second in the metadata of videos, whose frames are chosen before the processor sees them
@@ -150,6 +150,13 @@ class CompositeProcessor:
                 raise ValueError("the model's chat template does not show which tokens an earlier answer has")
             spans.append((start, len(until)))
         return spans
+
+
+def processor_of(directory: str, config: VLMConfig) -> VLMProcessor | CompositeProcessor:
+    """The processor of a checkpoint of ours, of the kind that its config says."""
+    if config.composite_config is None:
+        return VLMProcessor.from_pretrained(directory)
+    return CompositeProcessor.from_pretrained(directory, config)
 
 
 def _parts(content) -> list[dict]:

@@ -117,30 +117,33 @@ def streams_of(
     ]
 
 
-def read_prompt(model, ids: torch.Tensor, media: Media) -> torch.Tensor:
-    """Embeddings [P, D] of a prompt [P] with its pictures.
+def read_prompt(model, ids: torch.Tensor, media: Media) -> tuple[torch.Tensor, Stream]:
+    """Embeddings [P, D] of a prompt [P] with its pictures, and where these stand.
 
     Raises:
         ValueError: placeholders and features differ in number.
     """
     features, deep = encode(model, media.inputs)
     embeds = model.place(ids.unsqueeze(0), features)[0]
-    media.stream = streams_of(model, [ids], media.inputs, deep)[0]
-    return embeds
+    return embeds, streams_of(model, [ids], media.inputs, deep)[0]
 
 
-def beside_prompts(model, prompts: list[tuple[torch.Tensor, Media | None, int]], rows: Rows) -> Beside | None:
+def known_prompt(model, ids: torch.Tensor, media: Media) -> Stream:
+    """Where the pictures of a prompt [P] stand whose KV is there already, so that their features are not needed."""
+    return streams_of(model, [ids], media.inputs, {})[0]
+
+
+def beside_prompts(model, prompts: list[tuple[Stream | None, int]], rows: Rows) -> Beside | None:
     """What the decoder is told of ``rows`` [B, L], which hold prompts and what follows them; None if nothing.
 
     Args:
-        prompts: of every batch row: its ids [P], its media, and where in the stream it starts.
+        prompts: of every batch row: where its pictures stand, None without; and at which position the prompt starts.
     """
-    placed = []
-    for row, (ids, media, start) in enumerate(prompts):
-        if media is not None:
-            if media.stream is None:  # all its pictures' KV came from the store
-                media.stream = streams_of(model, [ids.to(model.device)], media.inputs, {})[0]
-            placed.append((row, rows.segment[row] != PADDING, start, media.stream))
+    placed = [
+        (row, rows.segment[row] != PADDING, start, stream)
+        for row, (stream, start) in enumerate(prompts)
+        if stream is not None
+    ]
     return _beside(model, placed, rows) if placed else None
 
 

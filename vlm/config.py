@@ -66,6 +66,11 @@ class DiffusionTraits:
             raise ValueError(
                 f"ar_mode needs causal context, not {self.context_attention!r}, under which clean rows see the future"
             )
+        if self.media_attention == "bidirectional" and self.block_origin == "sequence":
+            raise ValueError(
+                "media_attention 'bidirectional' needs block_origin 'response': on the sequence's grid a block may "
+                "begin inside a picture, which then could not see itself whole"
+            )
 
 
 TRAIT_NAMES = tuple(DiffusionTraits.__dataclass_fields__)

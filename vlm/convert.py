@@ -10,9 +10,8 @@ import argparse
 import json
 import sys
 
-from transformers.utils import logging
-
 from vlm.checkpoints.convert import Choices, convert
+from vlm.cli.command import carried_out
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,16 +32,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the new weights")
     arguments = vars(parser.parse_args(argv))
     source, output = arguments.pop("source"), arguments.pop("output")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        config = convert(source, output, Choices(**arguments))
-    except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(json.dumps({"diffusion": config.diffusion, "conversion": config.conversion}, indent=2, ensure_ascii=False))
-    print(output)
-    return 0
+    return carried_out(lambda: _converted(source, output, Choices(**arguments)))
+
+
+def _converted(source: str, output: str, choices: Choices) -> str:
+    config = convert(source, output, choices)
+    told = {"diffusion": config.diffusion, "conversion": config.conversion}
+    return f"{json.dumps(told, indent=2, ensure_ascii=False)}\n{output}"
 
 
 if __name__ == "__main__":

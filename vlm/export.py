@@ -2,15 +2,15 @@
 
 python -m vlm.export runs/base out/ar --to ar         a stock causal language model: vLLM, SGLang, transformers
 python -m vlm.export runs/sdar out/sdar --to sdar     block diffusion as LMDeploy and SGLang serve SDAR
+python -m vlm.export runs/dvl out/dvl --to diffusionvl
 python -m vlm.export embedded out/ar --to ar --text-only
 """
 
 import argparse
 import sys
 
-from transformers.utils import logging
-
 from vlm.checkpoints.export import TARGETS, export
+from vlm.cli.command import carried_out
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,16 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--to", choices=TARGETS, required=True, help="what it becomes")
     parser.add_argument("--text-only", action="store_true", help="leave the vision encoder behind")
     arguments = parser.parse_args(argv)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    return carried_out(lambda: _exported(arguments))
+
+
+def _exported(arguments: argparse.Namespace) -> str:
     model = None if arguments.model == "embedded" else arguments.model
-    try:
-        export(model, arguments.output, arguments.to, arguments.text_only)
-    except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(arguments.output)
-    return 0
+    export(model, arguments.output, arguments.to, arguments.text_only)
+    return arguments.output
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ import json
 import sys
 from dataclasses import asdict
 
-from transformers.utils import logging
-
 from vlm.checkpoints.describe import Description, describe
 from vlm.checkpoints.files import local_directory
 from vlm.checkpoints.load import EMBEDDED
+from vlm.cli.command import carried_out
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,15 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", help="a checkpoint directory or hub id, or 'embedded'")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args(argv)
-    logging.set_verbosity_error()
-    try:
-        source = str(EMBEDDED) if arguments.model == "embedded" else local_directory(arguments.model)
-        found = describe(source)
-    except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(json.dumps(asdict(found), ensure_ascii=False) if arguments.json else text(found))
-    return 0
+    return carried_out(lambda: _told(arguments))
+
+
+def _told(arguments: argparse.Namespace) -> str:
+    found = describe(str(EMBEDDED) if arguments.model == "embedded" else local_directory(arguments.model))
+    return json.dumps(asdict(found), ensure_ascii=False) if arguments.json else text(found)
 
 
 def text(found: Description) -> str:

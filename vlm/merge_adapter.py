@@ -7,9 +7,8 @@ python -m vlm.merge_adapter runs/qlora/final --output runs/qlora/merged --base-q
 import argparse
 import sys
 
-from transformers.utils import logging
-
 from vlm.checkpoints.merge import merge
+from vlm.cli.command import carried_out
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,14 +18,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", metavar="DIR", help="the base, or 'embedded'; default: the one the adapter names")
     parser.add_argument("--base-quantize", choices=["nf4"], help="merge into the base as QLoRA rounded it")
     arguments = parser.parse_args(argv)
-    logging.disable_progress_bar()
-    try:
-        merge(**vars(arguments))
-    except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(arguments.output)
-    return 0
+    return carried_out(lambda: _merged(arguments))
+
+
+def _merged(arguments: argparse.Namespace) -> str:
+    merge(**vars(arguments))
+    return arguments.output
 
 
 if __name__ == "__main__":

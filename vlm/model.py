@@ -45,8 +45,8 @@ class VLMOutput(ModelOutput):
 class VLMForBlockDiffusion(PreTrainedModel):
     """Images, videos and text in; text out, block by block or token by token from the same weights.
 
-    Submodules: ``vision_tower`` (pixels to features), ``projector`` (features to embeddings), ``language_model`` (any
-    transformers causal language model, unmodified).
+    Submodules: ``vision_tower`` (pixels to features), ``projector`` (features to embeddings), ``language_model`` (a
+    transformers causal language model, or a whole vision-language one in place of all three; unmodified).
     """
 
     config_class = VLMConfig
@@ -79,7 +79,7 @@ class VLMForBlockDiffusion(PreTrainedModel):
             )
         if language_model is None:
             auto = AutoModelForCausalLM if config.composite_config is None else AutoModelForImageTextToText
-            own = config.text_config if config.composite_config is None else config.composite_config
+            own = config.composite_config or config.text_config
             language_model = auto.from_config(own, attn_implementation="sdpa")
         self.language_model = language_model
         self.post_init()
@@ -272,9 +272,7 @@ class VLMForBlockDiffusion(PreTrainedModel):
         loss = None
         if labels is not None:
             if self.config.traits.context_attention != "causal" or logits_at is not None:
-                raise ValueError(
-                    "labels need causal context and logits at every row: other rows see what they predict"
-                )
+                raise ValueError("labels need causal context and logits at every row: others see what they predict")
             loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         return VLMOutput(loss=loss, logits=logits)
 

@@ -13,6 +13,10 @@ from vlm import DiffusionTraits, VLMConfig
         ({"block_size": 0, "trained_block_sizes": (0,)}, "block_size 0 must be at least 1"),
         ({"block_size": 8, "trained_block_sizes": (4,)}, "block_size 8 is not in trained_block_sizes"),
         ({"context_attention": "block_causal", "ar_mode": True}, "ar_mode needs causal context"),
+        (
+            {"media_attention": "bidirectional", "block_origin": "sequence"},
+            "needs block_origin 'response'",
+        ),
     ],
 )
 def test_impossible_traits_are_refused(traits, message):

@@ -10,12 +10,22 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+import torch
+from transformers import (
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from vlm.checkpoints.chat_format import KNOWN
 from vlm.checkpoints.files import CheckpointError, one_line, read_config, read_tensors, refuse_differences
 from vlm.checkpoints.foreign import ends_of, load_tokenizer, refuse_quantised
+from vlm.checkpoints.reading import weights_of
 from vlm.checkpoints.vocabulary import choose, grow, plain_tokenizer
 from vlm.composite import COMPOSITES
 from vlm.composite_processor import CompositeProcessor, original_processor
@@ -55,37 +65,54 @@ def load_composite(
         original = original_processor(source)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{source}: no usable processor ({one_line(error)})") from error
-    composite = _weights(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    composite = composite_weights(source, config)
     vocab = dict(tokenizer.get_vocab())
     mask = choose("mask", vocab, composite.get_input_embeddings().weight.shape[0], tokenizer)
     grow(composite, mask.id + 1)
     fresh = plain_tokenizer(tokenizer, {"mask": mask}, None)
     told = {"tokens": {"mask": f"{mask.token} ({mask.id}, {mask.how})"}, "turns": "the original's chat template"}
     conversion = {"source": Path(source).name, "family": raw["model_type"], "chosen": chosen, **told}
-    model = _assembled(composite, make_traits(mask.id, **family.traits, **chosen), conversion)
-    ends = _ends(source, raw, fresh)
-    model.generation_config = BlockGenerationConfig(
-        eos_token_id=ends,
-        pad_token_id=fresh.pad_token_id,
-        bos_token_id=fresh.bos_token_id,
-        suppress_tokens=[t for t in (mask.id, model.config.image_token_id, model.config.video_token_id) if t >= 0],
-        block_size=model.config.traits.block_size,
-    )
+    traits = make_traits(mask.id, **family.traits, **chosen)
+    model = assemble_composite(composite, traits, conversion, fresh, ends_told(source, raw, fresh))
     return model, CompositeProcessor(fresh, original, model.config)
 
 
-def _weights(source: str) -> PreTrainedModel:
+def composite_weights(
+    source: str, config: PreTrainedConfig, dtype: torch.dtype | str = "auto", names: dict[str, str] | None = None
+) -> PreTrainedModel:
+    """The composite of ``config`` with a directory's weights, all of them and no others.
+
+    Args:
+        dtype: ``auto`` keeps that of the files.
+        names: regular expression to replacement, for tensors that are called differently there.
+
+    Raises:
+        CheckpointError: quantised weights, or tensors that are missing, extra or misshapen.
+    """
     refuse_quantised(source, read_tensors(source))
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    composite, told = AutoModelForImageTextToText.from_pretrained(
-        source, config=config, dtype="auto", use_safetensors=True, attn_implementation="sdpa",
-        ignore_mismatched_sizes=True, output_loading_info=True,
+    composite, told = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
+        **weights_of(source, dtype), config=config, dtype=dtype, key_mapping=names, use_safetensors=True,
+        attn_implementation="sdpa", ignore_mismatched_sizes=True, output_loading_info=True,
     )  # fmt: skip
     refuse_differences(source, told)
     return composite.eval()
 
 
-def _assembled(composite: PreTrainedModel, traits: DiffusionTraits, conversion: dict) -> VLMForBlockDiffusion:
+def assemble_composite(
+    composite: PreTrainedModel,
+    traits: DiffusionTraits,
+    conversion: dict[str, Any],
+    tokenizer: PreTrainedTokenizerFast,
+    ends: list[int],
+) -> VLMForBlockDiffusion:
+    """Our model around a composite that is there already.
+
+    Args:
+        conversion: where it came from and what was chosen; written into the config.
+        tokenizer: with the mask.
+        ends: tokens that end an answer.
+    """
     own = composite.config
     config = VLMConfig(
         composite_config=deepcopy(own),
@@ -94,13 +121,27 @@ def _assembled(composite: PreTrainedModel, traits: DiffusionTraits, conversion: 
         diffusion=traits,
         conversion=conversion,
     )
-    return VLMForBlockDiffusion(config, composite).eval()
+    model = VLMForBlockDiffusion(config, composite).eval()
+    reserved = (traits.mask_token_id, config.image_token_id, config.video_token_id)
+    model.generation_config = BlockGenerationConfig(
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        suppress_tokens=[token for token in reserved if token >= 0],
+        block_size=traits.block_size,
+    )
+    return model
 
 
-def _ends(source: str, raw: dict, tokenizer) -> list[int]:
-    """Tokens that end an answer: as the directory names them, and the ends of turns that the tokenizer knows."""
+def ends_told(source: str, raw: dict, tokenizer, more: tuple[int, ...] = ()) -> list[int]:
+    """Tokens that end an answer: as the directory names them, ends of turns that the tokenizer knows, and ``more``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     vocab = tokenizer.get_vocab()
-    found = {*ends_of(source, raw), *ends_of(source, raw.get("text_config") or {})}
+    found = {*(token for token in more if token < len(vocab))}
+    found |= {*ends_of(source, raw), *ends_of(source, raw.get("text_config") or {})}
     found |= {vocab[token] for token in _ENDS if token in vocab}
     if not found:
         raise CheckpointError(f"{source}: neither generation_config.json nor the tokenizer says what ends an answer")

@@ -6,7 +6,6 @@ with a new projector; a whole vision-language model keeps its own (`vlm.checkpoi
 stands in the config under ``conversion``.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,9 @@ from vlm.checkpoints.files import UNUSABLE, CheckpointError, local_directory, on
 from vlm.checkpoints.foreign import assemble, ends_of, load_foreign, load_weights, refuse_unknown
 from vlm.checkpoints.vision import encoder_of
 from vlm.checkpoints.vocabulary import grow, vocabulary
+from vlm.checkpoints.whole import load_whole
+from vlm.checkpoints.whole_families import WHOLE
+from vlm.checkpoints.writing import new_directory, refuse_existing
 from vlm.composite import COMPOSITES
 from vlm.config import DiffusionTraits, VLMConfig
 from vlm.model import VLMForBlockDiffusion
@@ -69,15 +71,11 @@ def convert(source: str, output: str, choices: Choices = Choices()) -> VLMConfig
         CheckpointError: the source cannot be converted, or the output exists.
         ValueError: a choice that no checkpoint could have.
     """
-    target = Path(output)
-    if target.exists():
-        raise CheckpointError(f"{output}: exists already")
+    refuse_existing(output)
     model, processor = converted(source, choices)
-    fresh = target.with_name(target.name + ".partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
-    processor.save_pretrained(fresh)
-    fresh.rename(target)
+    with new_directory(output) as fresh:
+        model.save_pretrained(fresh)
+        processor.save_pretrained(fresh)
     return model.config
 
 
@@ -92,6 +90,8 @@ def converted(source: str, choices: Choices = Choices()) -> tuple[VLMForBlockDif
             encoder = encoder_of(choices.vision, choices.image_size, choices.pretrained)
         if kind in FAMILIES:
             return load_foreign(source, "auto", choices.traits, encoder)
+        if kind in WHOLE and encoder is None:
+            return load_whole(source, "auto", choices.traits)
         if kind in COMPOSITES and encoder is None:
             return load_composite(source, choices.traits, autoregressive_traits)
         if kind == VLMConfig.model_type:
@@ -134,6 +134,8 @@ def _text_config(source: str) -> PreTrainedConfig:
     """
     raw = read_config(source)
     refuse_composite(source, raw)
+    if raw["model_type"] in WHOLE:
+        raise CheckpointError(f"{source}: {raw['model_type']!r} sees pictures itself: --vision is for language models")
     if raw["model_type"] not in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *COMPOSITES}:
         refuse_unknown(source)
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)

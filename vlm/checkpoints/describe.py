@@ -13,6 +13,8 @@ from vlm.checkpoints.families import FAMILIES
 from vlm.checkpoints.files import UNUSABLE, CheckpointError, Tensor, one_line, read_config, read_tensors
 from vlm.checkpoints.foreign import backbone_config, load_tokenizer, refuse_unknown, traits_of
 from vlm.checkpoints.quantize import RUN
+from vlm.checkpoints.whole import whole_config, whole_traits
+from vlm.checkpoints.whole_families import WHOLE
 from vlm.composite import COMPOSITES
 from vlm.config import DiffusionTraits, VLMConfig
 from vlm.generation.commit import POLICIES
@@ -72,7 +74,7 @@ def describe(source: str) -> Description:
     try:
         if kind == VLMConfig.model_type:
             return _own(source, tensors)
-        if kind in FAMILIES:
+        if kind in FAMILIES or kind in WHOLE:
             return _foreign(source, raw, tensors)
         if kind == "diffusion_gemma":
             from vlm.checkpoints.diffusion_gemma import (
@@ -103,6 +105,8 @@ def _own(source: str, tensors: dict[str, Tensor]) -> Description:
 
 
 def _foreign(source: str, raw: dict, tensors: dict[str, Tensor]) -> Description:
+    if raw["model_type"] in WHOLE:
+        return _whole(source, raw, tensors)
     family = FAMILIES[raw["model_type"]]
     text = backbone_config(source, raw, family)
     refuse_outsized(source, text, tensors)
@@ -112,6 +116,17 @@ def _foreign(source: str, raw: dict, tensors: dict[str, Tensor]) -> Description:
         raise CheckpointError(f"{source}: the mask token {traits.mask_token_id} is not in the tokenizer")
     told = {"traits": traits, "origins": origins, "note": family.note}
     told |= _legal(VLMConfig(text_config=text, diffusion=traits))
+    return Description(source, raw["model_type"], family.backbone, **_sizes(tensors, text), **told)
+
+
+def _whole(source: str, raw: dict, tensors: dict[str, Tensor]) -> Description:
+    family = WHOLE[raw["model_type"]]
+    config = whole_config(source, raw, family)
+    text = config.get_text_config()
+    refuse_outsized(source, text, tensors)
+    traits, origins = whole_traits(raw, family, load_tokenizer(source), {})
+    told = {"traits": traits, "origins": origins, "note": family.note}
+    told |= _legal(VLMConfig(composite_config=config, diffusion=traits))
     return Description(source, raw["model_type"], family.backbone, **_sizes(tensors, text), **told)
 
 

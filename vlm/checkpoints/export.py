@@ -1,23 +1,24 @@
-"""Our checkpoints leave for other engines: as a stock language model (``ar``), or in SDAR's layout (``sdar``).
+"""Our checkpoints leave for other engines: as a stock model (``ar``), in SDAR's layout or in DiffusionVL's.
 
 An engine reads the weights and knows nothing of traits: it has one rule of attention, one grid and one mask built in.
 A checkpoint that was trained otherwise would load there and answer wrongly, so it is refused with the reason.
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from vlm.checkpoints.export_diffusionvl import not_diffusionvl, save_diffusionvl
 from vlm.checkpoints.files import CheckpointError, local_directory, read_json, read_tensors
 from vlm.checkpoints.load import EMBEDDED, load
+from vlm.checkpoints.writing import new_directory, refuse_existing
 from vlm.generation.spans import require_ar
 from vlm.model import VLMForBlockDiffusion
 
-TARGETS = ("ar", "sdar")
+TARGETS = ("ar", "sdar", "diffusionvl")
 SDAR_MASK = 151669  # LMDeploy and SGLang know no other
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SDAR_NAMES = {"qwen3": ("sdar", "SDARForCausalLM"), "qwen3_moe": ("sdar_moe", "SDARMoeForCausalLM")}
@@ -34,29 +35,30 @@ def export(model: str | None, output: str, to: str, text_only: bool = False) -> 
     Raises:
         CheckpointError: it cannot be loaded, the engine could not serve it, or the output exists.
     """
-    target = Path(output)
-    if target.exists():
-        raise CheckpointError(f"{output}: exists already")
+    refuse_existing(output)
     source = str(EMBEDDED) if model is None else local_directory(model)
     dtype = DTYPES.get(next(iter(read_tensors(source).values())).dtype, torch.float32)
     loaded, processor = load(source, dtype=dtype, device="cpu")
     reason = refusal(loaded, to, text_only)
     if reason is not None:
         raise CheckpointError(f"{source}: {reason}")
-    fresh = target.with_name(target.name + ".partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    {"ar": _save_stock, "sdar": _save_sdar}[to](loaded, fresh)
-    if loaded.config.composite_config is not None:
-        processor.original.save_pretrained(fresh)
-    else:
-        tokenizer = processor.tokenizer
-        tokenizer.chat_template = _plain(processor.chat_template or tokenizer.chat_template)
-        tokenizer.save_pretrained(fresh)
-    fresh.rename(target)
+    with new_directory(output) as fresh:
+        if to == "diffusionvl":
+            save_diffusionvl(loaded, processor, fresh)
+            return
+        {"ar": _save_stock, "sdar": _save_sdar}[to](loaded, fresh)
+        if loaded.config.composite_config is not None:
+            processor.original.save_pretrained(fresh)
+        else:
+            tokenizer = processor.tokenizer
+            tokenizer.chat_template = _plain(processor.chat_template or tokenizer.chat_template)
+            tokenizer.save_pretrained(fresh)
 
 
 def refusal(model: VLMForBlockDiffusion, to: str, text_only: bool) -> str | None:
     """Why an engine cannot serve a model; None if it can."""
+    if to == "diffusionvl":
+        return "DiffusionVL's layout has pictures: leave --text-only out" if text_only else not_diffusionvl(model)
     if model.config.composite_config is not None and (text_only or to == "sdar"):
         return f"its decoder is a whole {model.config.composite_config.model_type!r} model, which leaves as that only"
     if model.config.vision_config and not text_only:

@@ -97,13 +97,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 # model_type to why it cannot be loaded: the reason that a person gets to read.
-_ANYRES = "it cuts pictures into tiles with a learned newline, which no vision encoder here does"
-_MROPE = "its pictures need the Qwen2.5-VL vision tower, which is not among the vision encoders here"
 REFUSED: dict[str, str] = {
-    "sdar_v": f"SDAR-VL: {_ANYRES}",
-    "diffusionvl_qwen": f"DiffusionVL (SigLIP): {_ANYRES}",
-    "diffusionvl_qwenvl": f"DiffusionVL: {_MROPE}",
-    "fast_dvlm": f"Fast-dVLM: {_MROPE}",
+    "diffusionvl_qwen": "DiffusionVL (SigLIP): the names of its tensors are not known here for sure",
+    "llava_llada": "LLaDA-V: the names of its tensors are not known here for sure",
     "wedlm": "WeDLM's masks see each other causally in an order of their own, which is not a block's attention",
     "llada2_moe": "LLaDA2 has a mixture-of-experts decoder that transformers lacks",
     "llada_moe": "LLaDA-MoE has a decoder that transformers lacks",

@@ -26,6 +26,7 @@ from vlm.checkpoints.files import (
 )
 from vlm.checkpoints.reading import weights_of
 from vlm.checkpoints.vocabulary import Vocabulary, grow, vocabulary
+from vlm.checkpoints.whole_families import WHOLE
 from vlm.composite import COMPOSITES
 from vlm.config import TRAIT_NAMES, DiffusionTraits, VLMConfig
 from vlm.generation.config import BlockGenerationConfig
@@ -72,17 +73,22 @@ def backbone_config(source: str, raw: dict, family: Family) -> PreTrainedConfig:
     Raises:
         CheckpointError: a field has a value that the backbone cannot compute.
     """
-    for name, allowed in family.needs.items():
-        if name in raw and raw[name] != allowed:
-            raise CheckpointError(f"{source}: {name} {raw[name]!r} is not supported, only {allowed!r}")
+    refuse_values(source, raw, family.needs)
     # The backbone's own fields, and the old names of its rotary ones: the rest is the other project's bookkeeping.
     known = {*AutoConfig.for_model(family.backbone).to_dict(), "rope_theta", "rope_scaling"} - {"model_type"}
-    fields = {name: value for name, value in raw.items() if name in known and name not in _BOOKKEEPING}
+    fields = {name: value for name, value in raw.items() if name in known and name not in BOOKKEEPING}
     fields |= {ours: raw[name] for name, ours in family.fields.items() if raw.get(name) is not None}
     return AutoConfig.for_model(family.backbone, **fields)
 
 
-_BOOKKEEPING = ("architectures", "transformers_version", "_name_or_path", "auto_map", "dtype", "torch_dtype")
+BOOKKEEPING = ("architectures", "transformers_version", "_name_or_path", "auto_map", "dtype", "torch_dtype")
+
+
+def refuse_values(source: str, raw: dict, needs: dict[str, Any]) -> None:
+    """CheckpointError if a config field has another value than the only one that can be computed here."""
+    for name, allowed in needs.items():
+        if name in raw and raw[name] != allowed:
+            raise CheckpointError(f"{source}: {name} {raw[name]!r} is not supported, only {allowed!r}")
 
 
 def traits_of(raw: dict, family: Family, tokenizer, given: dict[str, Any]) -> tuple[DiffusionTraits, dict[str, str]]:
@@ -196,5 +202,5 @@ def refuse_unknown(source: str) -> None:
             f"{source}: a model of type {kind!r} is autoregressive; python -m vlm.convert {source} DIR makes it ours"
         )
     remote = "; the code that its auto_map names is never run" if "auto_map" in raw else ""
-    known = ", ".join(sorted([*FAMILIES, VLMConfig.model_type]))
+    known = ", ".join(sorted([*FAMILIES, *WHOLE, VLMConfig.model_type]))
     raise CheckpointError(f"{source}: a model of type {kind!r} is not known; known: {known}{remote}")

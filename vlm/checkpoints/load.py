@@ -26,7 +26,9 @@ from vlm.checkpoints.foreign import load_foreign, refuse_unknown
 from vlm.checkpoints.quantize import check_kind
 from vlm.checkpoints.quantize import quantize as quantized
 from vlm.checkpoints.reading import weights_of
-from vlm.composite_processor import CompositeProcessor
+from vlm.checkpoints.whole import load_whole
+from vlm.checkpoints.whole_families import WHOLE
+from vlm.composite_processor import processor_of
 from vlm.config import VLMConfig
 from vlm.generation.config import BlockGenerationConfig
 from vlm.model import VLMForBlockDiffusion
@@ -45,8 +47,8 @@ def load(
     """A model in evaluation mode and its processor.
 
     Args:
-        model: a checkpoint directory or hub id, ours or of a family in `vlm.checkpoints.families`; None loads the
-            base that ``adapter`` names, without an adapter the embedded model.
+        model: a checkpoint directory or hub id, ours or of a family in `vlm.checkpoints.families` or
+            `whole_families`; None loads the base that ``adapter`` names, without an adapter the embedded model.
         adapter: a PEFT adapter directory, merged into the weights.
         dtype: None means float32 on CPU (bfloat16 is slow on those without AVX-512) and bfloat16 on CUDA.
         device: None means CUDA where there is one, else CPU.
@@ -66,6 +68,8 @@ def load(
         kind = read_config(source)["model_type"]
         if kind in FAMILIES:
             loaded, processor = load_foreign(source, dtype)
+        elif kind in WHOLE:
+            loaded, processor = load_whole(source, dtype)
         elif kind == VLMConfig.model_type:
             loaded, processor = _load_own(source, dtype)
         else:
@@ -101,10 +105,7 @@ def _load_own(source: str, dtype: torch.dtype) -> tuple[VLMForBlockDiffusion, VL
     )  # fmt: skip
     refuse_differences(source, told)
     loaded.name_or_path = loaded.config.name_or_path = source
-    if config.composite_config is None:
-        processor = VLMProcessor.from_pretrained(source)
-    else:
-        processor = CompositeProcessor.from_pretrained(source, config)
+    processor = processor_of(source, config)
     if processor.vision_config != config.vision_config:
         raise CheckpointError(f"{source}: processor_config.json is missing, or of another vision encoder")
     mask, known = config.traits.mask_token_id, processor.tokenizer.mask_token_id

@@ -5,15 +5,14 @@ added to those weights, dequantised, and the checkpoint is the model that was tr
 weights, and the checkpoint is a little off it. Either way the result is in float32.
 """
 
-import shutil
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from vlm.checkpoints.load import CheckpointError, base_of, load, merged
+from vlm.checkpoints.load import base_of, load, merged
 from vlm.checkpoints.quantize import quantize
+from vlm.checkpoints.writing import new_directory, refuse_existing
 from vlm.model import VLMForBlockDiffusion
 
 
@@ -29,17 +28,13 @@ def merge(adapter: str, output: str, model: str | None = None, base_quantize: Li
     Raises:
         CheckpointError: adapter, base or output cannot be used; one line that names it.
     """
-    target = Path(output)
-    if target.exists():
-        raise CheckpointError(f"{output}: exists already")
+    refuse_existing(output)
     source = base_of(adapter) if model is None else model
     base, processor = load(None if source == "embedded" else source, dtype=torch.float32, device="cpu")
     result = merged(base if base_quantize is None else rounded(base), adapter)
-    fresh = target.with_name(target.name + ".partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    result.save_pretrained(fresh)
-    processor.save_pretrained(fresh)
-    fresh.rename(target)
+    with new_directory(output) as fresh:
+        result.save_pretrained(fresh)
+        processor.save_pretrained(fresh)
 
 
 def rounded(model: VLMForBlockDiffusion) -> VLMForBlockDiffusion:

@@ -100,6 +100,25 @@ def choose(role: str, vocab: dict[str, int], rows: int, tokenizer, taken: tuple[
     return Special(text, id, "spare row" if id < rows else "new row")
 
 
+def registered(tokenizer: PreTrainedTokenizerFast, mask_id: int, rows: int) -> Special:
+    """The mask of a checkpoint that was trained with a certain row of its table, whether a token has it or not.
+
+    Where none has, ``tokenizer`` is given tokens up to there: ids are handed out in order.
+
+    Raises:
+        ValueError: the table has no such row.
+    """
+    vocab = tokenizer.get_vocab()
+    texts = [text for text, id in vocab.items() if id == mask_id]
+    if mask_id >= rows:
+        raise ValueError(f"the mask token {mask_id} is not among the embedding table's {rows} rows")
+    if texts:
+        return Special(texts[0], mask_id, "named")
+    between = range(max(vocab.values()) + 1, mask_id)
+    tokenizer.backend_tokenizer.add_special_tokens([f"<|no_token_{id}|>" for id in between])
+    return Special(NAMES["mask"][0], mask_id, "spare row")
+
+
 def plain_tokenizer(old, ours: dict[str, Special], chat_template: str | None) -> PreTrainedTokenizerFast:
     """The same tokenizer under the plain class, which needs no file but its own to come back, with our tokens.
 

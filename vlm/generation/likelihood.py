@@ -19,7 +19,8 @@ A prompt is read once, media included, for all of its continuations; clean rows 
 then its noisy views, many blocks and masks to a pass, each set of masks once however often it was drawn.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -28,9 +29,10 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from vlm.cache import BlockCache
-from vlm.composite_rows import beside_prompts, read_prompt
+from vlm.composite_rows import Stream, beside_prompts, read_prompt
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.feed import pack
+from vlm.generation.likelihood_items import Item, Prefix, canvas_of, item_of, noisy_columns
 from vlm.generation.request import Request
 from vlm.generation.scoring import CHUNK
 from vlm.generation.strategy import build_strategy
@@ -57,68 +59,6 @@ class Likelihood:
     per_token: list[float]
     samples: int | None = None
     stderr: float | None = None
-
-
-@dataclass
-class _Prefix:
-    """What all continuations of a prompt share: its first ``length`` tokens as KV, the others as embeddings.
-
-    Attributes:
-        layers: keys and values [H, length, d] of every layer.
-        last: hidden state [D] of the last of them.
-        rest: [P - length, D], prompt tokens inside the first scored block (``sequence`` origin).
-    """
-
-    key: bytes
-    request: Request
-    length: int
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
-    last: torch.Tensor
-    rest: torch.Tensor
-
-
-@dataclass
-class _Block:
-    """One block of a continuation: which of its positions are estimated, under which sets of masks.
-
-    Attributes:
-        start: its first position.
-        slots: positions [n] that may be masked.
-        masks: the distinct sets drawn, bool [U, n]; ``counts`` [U] says how often.
-        logprobs: [U, n], to be filled in where ``masks``.
-    """
-
-    start: int
-    slots: np.ndarray
-    masks: np.ndarray
-    counts: np.ndarray
-    logprobs: np.ndarray
-
-
-@dataclass
-class _Item:
-    """One continuation on its way: ``exact`` are the positions read from clean rows, ``per_token`` [L] the result."""
-
-    prefix: _Prefix
-    tokens: list[int]
-    exact: list[int]
-    blocks: list[_Block]
-    table: torch.Tensor  # [R, D] embeddings of positions from prefix.length on; the last row is the mask's
-    per_token: np.ndarray = field(init=False)
-
-    def __post_init__(self):
-        self.per_token = np.zeros(len(self.tokens))
-
-    @property
-    def prompt_length(self) -> int:
-        return len(self.prefix.request.input_ids)
-
-    @property
-    def end(self) -> int:
-        return self.prompt_length + len(self.tokens)
-
-    def token_at(self, position: int) -> int:
-        return self.tokens[position - self.prompt_length]
 
 
 @torch.no_grad()
@@ -154,14 +94,14 @@ def score_continuations(
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     order = sorted(range(len(keys)), key=lambda i: (first[keys[i]], i))  # the same prompt side by side
     found: list[Likelihood | None] = [None] * len(keys)
-    prefixes: dict[bytes, _Prefix] = {}
+    prefixes: dict[bytes, Prefix] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         new = {keys[i]: requests[i] for i in batch if keys[i] not in prefixes}
         if new:
             prefixes |= {prefix.key: prefix for prefix in _read_prompts(model, new, size)}
         prefixes = {keys[i]: prefixes[keys[i]] for i in batch}
-        items = [_item(model, prefixes[keys[i]], continuations[i], size, samples, seed) for i in batch]
+        items = [item_of(model, prefixes[keys[i]], continuations[i], size, samples, seed) for i in batch]
         _score(model, items, size)
         for i, item in zip(batch, items):
             found[i] = _result(item, None if size is None else samples)
@@ -214,10 +154,10 @@ def _first_block(prompt_length: int, size: int | None, traits) -> int:
     return prompt_length // size * size
 
 
-def _read_prompts(model, requests: dict[bytes, Request], size: int | None) -> list[_Prefix]:
+def _read_prompts(model, requests: dict[bytes, Request], size: int | None) -> list[Prefix]:
     """The prefixes of new prompts, read in one pass."""
     traits = model.config.traits
-    embeds = [_embed(model, request) for request in requests.values()]  # [P, D] each
+    embeds, streams = zip(*(_embed(model, request) for request in requests.values()))  # [P, D] each
     lengths = [_first_block(len(embed), size, traits) for embed in embeds]
     columns = [
         _clean_columns(0, length, request.answer_spans, len(embed), size, traits)
@@ -225,54 +165,25 @@ def _read_prompts(model, requests: dict[bytes, Request], size: int | None) -> li
     ]
     cache = BlockCache(model.config.text_config, len(embeds), device=model.device)
     read = [embed[:length] for embed, length in zip(embeds, lengths)]
-    hidden = _pass(model, read, columns, cache, list(requests.values()))
+    hidden = _pass(model, read, columns, cache, streams)
     cache.commit(torch.tensor(lengths, dtype=torch.long, device=model.device))
     hidden = F.pad(hidden, (0, 0, 1, 0))  # [B, 1 + L, D], so that the row behind an empty prefix exists
     return [
-        _Prefix(key, request, n, cache.read(row, 0, n) if n else [], hidden[row, n], embeds[row][n:])
+        Prefix(key, request, n, cache.read(row, 0, n) if n else [], hidden[row, n], embeds[row][n:], streams[row])
         for row, ((key, request), n) in enumerate(zip(requests.items(), lengths))
     ]
 
 
-def _embed(model, request: Request) -> torch.Tensor:
+def _embed(model, request: Request) -> tuple[torch.Tensor, Stream | None]:
+    """Embeddings [P, D] of a prompt, and where its pictures stand if the decoder sees them itself."""
     if request.media is not None:
         return read_prompt(model, request.input_ids.to(model.device), request.media)
     pixels = (request.pixel_values, request.pixel_values_videos)
     moved = [None if p is None else p.to(model.device) for p in pixels]
-    return model.embed(request.input_ids.to(model.device).unsqueeze(0), *moved)[0]
+    return model.embed(request.input_ids.to(model.device).unsqueeze(0), *moved)[0], None
 
 
-def _item(model, prefix: _Prefix, tokens: list[int], size: int | None, samples: int, seed: int) -> _Item:
-    """A continuation with its masks drawn."""
-    traits = model.config.traits
-    length = len(prefix.request.input_ids)
-    ids = torch.tensor([*tokens, traits.mask_token_id], device=model.device)
-    table = torch.cat([prefix.rest, model.get_input_embeddings()(ids)])
-    end = length + len(tokens)
-    if size is None:
-        return _Item(prefix, tokens, list(range(length, end)), [], table)
-    exact, blocks = [], []
-    for number, start in enumerate(range(prefix.length, end, size)):
-        slots = np.arange(max(start, length), min(start + size, end))
-        if traits.prediction_shift == 1 and slots[0] == start:
-            exact.append(start)
-            slots = slots[1:]
-        if len(slots):
-            rng = np.random.default_rng([seed, number, int.from_bytes(prefix.key[:8], "big")])
-            masks, counts = np.unique(draw_masks(rng, samples, len(slots)), axis=0, return_counts=True)
-            blocks.append(_Block(start, slots, masks, counts, np.zeros(masks.shape)))
-    return _Item(prefix, tokens, exact, blocks, table)
-
-
-def draw_masks(rng: np.random.Generator, samples: int, n: int) -> np.ndarray:
-    """Sets of masks, bool [samples, n]: their sizes uniform on 1..n, one in each stratum, their members any."""
-    u = (rng.permutation(samples) + rng.random(samples)) / samples
-    size = np.minimum((u * n).astype(np.int64), n - 1) + 1  # [samples]
-    rank = rng.random((samples, n)).argsort(1).argsort(1)
-    return rank < size[:, None]
-
-
-def _score(model, items: list[_Item], size: int | None) -> None:
+def _score(model, items: list[Item], size: int | None) -> None:
     """Fill in what the model says of every item's tokens."""
     cache = BlockCache(model.config.text_config, len(items), device=model.device)
     for row, item in enumerate(items):
@@ -282,7 +193,7 @@ def _score(model, items: list[_Item], size: int | None) -> None:
     _score_noisy(model, items, size, cache)
 
 
-def _score_clean(model, items: list[_Item], size: int | None, cache: BlockCache) -> None:
+def _score_clean(model, items: list[Item], size: int | None, cache: BlockCache) -> None:
     """The continuations as clean rows, as far as anything is read from them or sees them."""
     starts = [item.prefix.length for item in items]
     counts = [item.end - 1 - start for item, start in zip(items, starts)]
@@ -292,7 +203,7 @@ def _score_clean(model, items: list[_Item], size: int | None, cache: BlockCache)
         spans = [*item.prefix.request.answer_spans, (item.prompt_length, item.end)]
         columns.append(_clean_columns(start, start + count, spans, item.end, size, model.config.traits))
     read = [item.table[:count] for item, count in zip(items, counts)]
-    hidden = _pass(model, read, columns, cache, [item.prefix.request for item in items])
+    hidden = _pass(model, read, columns, cache, [item.prefix.stream for item in items])
     cache.commit(torch.tensor(counts, device=model.device))
     last = torch.stack([item.prefix.last for item in items])
     hidden = torch.cat([last.unsqueeze(1), hidden], 1)  # [B, 1 + L, D]; row r predicts the token r behind the prefix
@@ -303,17 +214,17 @@ def _score_clean(model, items: list[_Item], size: int | None, cache: BlockCache)
         item.per_token[position - item.prompt_length] = logprob
 
 
-def _score_noisy(model, items: list[_Item], size: int | None, cache: BlockCache) -> None:
+def _score_noisy(model, items: list[Item], size: int | None, cache: BlockCache) -> None:
     """Views of the continuations' blocks, as many to a pass as there is room for; nothing of them stays."""
     waiting = [[(block, u) for block in item.blocks for u in range(len(block.masks))] for item in items]
     shift = model.config.traits.prediction_shift
     while any(waiting):
         room = max(1, ROWS // size)
         views, waiting = [w[:room] for w in waiting], [w[room:] for w in waiting]
-        index = [[i for block, u in own for i in _canvas(item, block, u, size)] for item, own in zip(items, views)]
+        index = [[i for block, u in own for i in canvas_of(item, block, u, size)] for item, own in zip(items, views)]
         rows = [item.table[torch.tensor(i, dtype=torch.long, device=model.device)] for item, i in zip(items, index)]
-        requests = [item.prefix.request for item in items]
-        hidden = _pass(model, rows, [_noisy_columns(own, size) for own in views], cache, requests)  # [B, L, D]
+        streams = [item.prefix.stream for item in items]
+        hidden = _pass(model, rows, [noisy_columns(own, size) for own in views], cache, streams)  # [B, L, D]
         owners = [
             (row, number, block, u, j)
             for row, own in enumerate(views)
@@ -326,14 +237,7 @@ def _score_noisy(model, items: list[_Item], size: int | None, cache: BlockCache)
             block.logprobs[u, j] = logprob
 
 
-def _canvas(item: _Item, block: _Block, u: int, size: int) -> list[int]:
-    """Rows of the item's table that a view consists of: tokens, and masks (-1) where hidden or not yet written."""
-    hidden = set(block.slots[block.masks[u]].tolist())
-    positions = range(block.start, block.start + size)
-    return [-1 if p in hidden or p >= item.end else p - item.prefix.length for p in positions]
-
-
-def _result(item: _Item, samples: int | None) -> Likelihood:
+def _result(item: Item, samples: int | None) -> Likelihood:
     variance = 0.0
     for block in item.blocks:
         n, k = len(block.slots), block.masks.sum(1, keepdims=True)
@@ -355,27 +259,17 @@ def _clean_columns(start: int, stop: int, spans: list, length: int, size: int | 
     return [list(range(start, stop)), [0] * count, [0] * count, borders[:, 0].tolist(), borders[:, 1].tolist()]
 
 
-def _noisy_columns(views: list[tuple[_Block, int]], size: int) -> list[list[int]]:
-    """The `Rows` columns of one continuation's views."""
-    rows = [
-        (position, 0, view, block.start, block.start + size)
-        for view, (block, _) in enumerate(views, 1)
-        for position in range(block.start, block.start + size)
-    ]
-    return [[row[i] for row in rows] for i in range(5)]
-
-
 def _pass(
-    model, embeds: list[torch.Tensor], columns: list, cache: BlockCache, requests: list[Request]
+    model, embeds: list[torch.Tensor], columns: list, cache: BlockCache, streams: Sequence[Stream | None]
 ) -> torch.Tensor:
-    """Hidden states [B, L, D] of ragged rows of ``requests``, of which there may be none."""
+    """Hidden states [B, L, D] of ragged rows of prompts with ``streams``; there may be none."""
     padded = pad_sequence(embeds, batch_first=True)
     length = padded.shape[1]
     if not length:
         return padded
     rows = pack(columns, length, model.device)
-    beside = beside_prompts(model, [(request.input_ids, request.media, 0) for request in requests], rows)
-    return model.decode(padded, rows, cache, **({} if beside is None else {"beside": beside}))
+    beside = beside_prompts(model, [(stream, 0) for stream in streams], rows)
+    return model.decode(padded, rows, cache, beside=beside)
 
 
 def _logprobs(model, hidden: torch.Tensor, at: list[tuple[int, int]], targets: list[int]) -> list[float]:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from vlm.cache import BlockCache
-from vlm.composite_rows import beside_prompts, picture_borders, read_prompt
+from vlm.composite_rows import beside_prompts, known_prompt, picture_borders, read_prompt
 from vlm.generation.admission import admit, check
 from vlm.generation.decide import decide, force, forced
 from vlm.generation.feed import Feed, clean_grid, closing, pack, rows_of
@@ -227,8 +227,7 @@ class Loop:
                 rows = [row for row, position in enumerate(positions) if position - start < len(prompt)]
                 embed[rows] = prompt[[positions[row] - start for row in rows]]
         rows = pack(columns, length, device)
-        prompts = [(state.request.input_ids, state.request.media, state.offset) for state in states]
-        beside = beside_prompts(self.model, prompts, rows)
+        beside = beside_prompts(self.model, [(state.stream, state.offset) for state in states], rows)
         slots = places(states, feeds, length, device)
         return self.model.decode(embeds, rows, self.cache, parts_of(states, feeds), beside, slots)
 
@@ -243,9 +242,12 @@ class Loop:
         ids = request.input_ids.to(self.model.device).unsqueeze(0)
         unread = request.input_ids[state.cached :]
         if not any((unread == token).any() for token in (config.image_token_id, config.video_token_id)):
+            if request.media is not None:
+                state.stream = known_prompt(self.model, ids[0], request.media)
             return self.model.get_input_embeddings()(ids)[0]  # every picture's KV came from the store
         if request.media is not None:
-            return read_prompt(self.model, ids[0], request.media)
+            embeds, state.stream = read_prompt(self.model, ids[0], request.media)
+            return embeds
         if self.store is None:
             return self.model.embed(ids, request.pixel_values, request.pixel_values_videos)[0]
         kinds = [kind for kind, found in request.digests.items() if found]

@@ -205,7 +205,7 @@ class NativeModel:
         """How many tokens may be generated: those asked for, in canvases that fit the position range.
 
         Raises:
-            ValueError: none.
+            ValueError: there is room for none behind a prompt of so many tokens.
         """
         own, limit = self.model.generation_config, self.model.config.text_config.max_position_embeddings
         asked = config.given.get("max_new_tokens") or own.max_new_tokens

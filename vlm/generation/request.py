@@ -11,6 +11,7 @@ from vision_encoders import Picture, Pictures
 from vlm.composite import Media
 
 if TYPE_CHECKING:
+    from vlm.composite_rows import Stream
     from vlm.generation.constraint import Matcher
     from vlm.generation.diffuspec import Drafting
     from vlm.generation.reuse import External
@@ -95,6 +96,7 @@ class State:
         rereads: how many times the open block has been read again though it could be closed (`reedit`).
         logprobs: log-probability of every generated token under the model, constraint included; 0 for forced ones.
         prompt_embeds: [P, D] of a prompt with media, while some of its rows have no KV.
+        stream: where the pictures of `Request.media` stand, once the prompt has been read.
         matcher: where the request stands in its grammar.
         forwards: forward passes in which the request had rows.
         finish_reason: ``stop`` (end token, stop string or a grammar at its end), ``repetition`` or ``length``; None
@@ -132,6 +134,7 @@ class State:
     decode_s: float = 0.0
     generator: torch.Generator | None = None
     prompt_embeds: torch.Tensor | None = None
+    stream: "Stream | None" = None
     matcher: "Matcher | None" = None
 
     @property

@@ -5,8 +5,10 @@ import torch
 
 from tests.vlm.checkpoints.composites import NEW, SHOWN, TINY, decoded, made, request_of, save, stock_inputs
 from vlm.checkpoints.convert import Choices, converted
+from vlm.composite import Media
 from vlm.generation.likelihood import score_continuations
 from vlm.generation.prefix import PrefixStore
+from vlm.generation.request import Request
 
 # The others differ in nothing that a batch shows.
 BATCHED = ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "gemma3"]
@@ -103,6 +105,23 @@ def test_a_kept_prefix_changes_no_answer(family, context, tmp_path):
     assert [decoded(model, [request()], store)[0] for request in requests] == alone
     pictures = int((requests[0]().input_ids == model.config.image_token_id).sum())
     assert store.reused_tokens > pictures
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_one_picture_may_stand_at_two_places_of_two_prompts(stored, tmp_path_factory):
+    """The same `Media`, together in a batch, or one after the other with the picture's KV from the store."""
+    _, model, processor, _ = made("qwen3_vl", tmp_path_factory)
+    first = request_of(processor, ("image",))
+    ids = [first.input_ids, torch.cat([torch.tensor([40, 41, 42, 43, 44]), first.input_ids])]
+    ids += [torch.cat([before, torch.tensor([50, 51])]) for before in ids] if stored else []
+    alone = [decoded(model, [Request(i, media=Media(first.media.inputs))])[0] for i in ids]
+    requests = [Request(i, media=first.media) for i in ids]
+    if not stored:
+        assert decoded(model, requests) == alone
+        return
+    store = PrefixStore()
+    assert [decoded(model, [request], store)[0] for request in requests] == alone
+    assert store.reused_tokens > 2 * len(first.input_ids)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "gemma3"])

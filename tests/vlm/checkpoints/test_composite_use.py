@@ -16,8 +16,9 @@ from vlm import VLMConfig, convert, inspect
 from vlm.answering import build_request
 from vlm.checkpoints.load import load
 from vlm.composite import Media, joined_media, part_of
+from vlm.training import show
 from vlm.training.collate import collate, nelbo_sample, rows_of
-from vlm.training.data import lay_out
+from vlm.training.data import lay_out, token_counter
 from vlm.training.losses import losses
 from vlm.training.recipe import DataRecipe
 
@@ -104,7 +105,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, tmp_path_factory, capsys
         return error
 
     assert "--vision is for language models" in refused(source, "--vision", "timm:resnet18")
-    assert "needs causal context" not in refused(source, "--shift", "1", "--block-size", "0")
+    assert "block_size 0 must be at least 1" in refused(source, "--shift", "1", "--block-size", "0")
     bare = tmp_path / "bare"
     composite("qwen2_5_vl", dtype=torch.float32).save_pretrained(bare)
     assert "no tokenizer.json" in refused(bare)
@@ -114,6 +115,19 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, tmp_path_factory, capsys
     composite("llava_onevision", dtype=torch.float32).save_pretrained(other)
     change_config(other, model_type="llava")
     assert "converted are qwen2_vl, qwen2_5_vl" in refused(other)
+
+
+def test_its_own_processor_counts_and_shows_samples(tmp_path, tmp_path_factory, capsys):
+    _, _, processor, path = made("qwen2_5_vl", tmp_path_factory)
+    messages, media = [*chat("image"), ANSWERED], shown("image")
+    expected = len(processor.encode(messages, media).input_ids)
+    assert token_counter(str(path))(messages, [media[0].size]) == expected
+    media[0].save(tmp_path / "x.png")
+    messages[0]["content"][0]["image"] = "x.png"
+    (tmp_path / "data.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    asked = [str(tmp_path / "data.jsonl"), "--model", str(path), "--output", str(tmp_path / "rows.html")]
+    assert show.main(asked) == 0, capsys.readouterr().err
+    assert f"{expected} in the clean stream" in (tmp_path / "rows.html").read_text()
 
 
 def test_pixels_that_are_not_its_processors_are_refused(tmp_path_factory):

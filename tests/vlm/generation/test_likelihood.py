@@ -14,7 +14,8 @@ import torch
 
 from tests.vlm.tiny import BACKBONES, tiny_model
 from vlm.attention import Rows
-from vlm.generation.likelihood import draw_masks, score_continuations
+from vlm.generation.likelihood import score_continuations
+from vlm.generation.likelihood_items import draw_masks
 from vlm.generation.request import Request
 from vlm.layout import clean_blocks
 
@@ -267,7 +268,7 @@ def test_a_prompt_is_encoded_and_read_once(mode, monkeypatch):
     encoded, lengths = [], []
     encode, decode = model.encode_media, model.decode
     monkeypatch.setattr(model, "encode_media", lambda p, pool=1: encoded.append(len(p)) or encode(p, pool))
-    monkeypatch.setattr(model, "decode", lambda e, r, c: lengths.append(int(c.lengths.max())) or decode(e, r, c))
+    monkeypatch.setattr(model, "decode", lambda *a, **k: lengths.append(int(a[2].lengths.max())) or decode(*a, **k))
     requests = [prompt(9, 2, 0, model)] * 7 + [prompt(9, 2, 1, model)] + [prompt(9, 2, 0, model)] * 5
     continuations = [tokens(3 + i % 4, i) for i in range(13)]
     score_continuations(model, requests, continuations, mode, samples=4, batch_size=3)

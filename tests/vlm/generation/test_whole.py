@@ -1,5 +1,8 @@
 """Full attention: the engine against restatements that know nothing of it, and kept KV that is never kept."""
 
+from dataclasses import fields
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from vlm.attention import Rows
 from vlm.cache import BlockCache
 from vlm.generation.generate import answer
 from vlm.generation.request import Request
+from vlm.layout import build_layout
 
 MODELS = {
     "response": sharp_model(context_attention="full")[0],
@@ -90,6 +94,37 @@ def fed_by(model, config, requests, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(type(model), "decode", tracing)
         return answer(model, requests, config), fed
+
+
+@pytest.mark.parametrize("origin", MODELS)
+@pytest.mark.parametrize("tail", [[], [30, 31]], ids=str)
+def test_training_rows_all_hidden_are_what_decoding_feeds_first(origin, tail, monkeypatch):
+    """With as many tokens to write as the answer and its fill have; what a template puts behind is not seen."""
+    model, (request,) = MODELS[origin], prompts(MODELS[origin], 1)
+    traits, length, end = model.config.traits, len(request.input_ids), 2
+    ids = np.array([*request.input_ids.tolist(), 40, 41, 42, 43, 44, end, *tail])
+    is_answer = (np.arange(len(ids)) >= length) & (np.arange(len(ids)) < length + 6)
+    layout = build_layout(ids, is_answer, block_size=SIZE, traits=traits, end_token_id=end)
+    hidden = torch.tensor(np.where(layout.maskable, traits.mask_token_id, layout.ids))[None]
+    rows = Rows(*(torch.tensor(getattr(layout, f.name))[None] for f in fields(Rows)))
+    logits = model(hidden, rows=rows, source=torch.tensor(layout.source)[None]).logits[0]
+    found, inner = [], type(model).decode
+
+    def tracing(self, embeds, rows, *rest):
+        out = inner(self, embeds, rows, *rest)
+        found.append((rows.position[0].tolist(), out[0]))
+        return out
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(model), "decode", tracing)
+        config = config_of(model)
+        config.max_new_tokens = 6
+        answer(model, [request], config)
+    positions, states = found[0]
+    at = {int(p): row for row, p in enumerate(layout.position) if layout.segment[row] == 0}
+    assert sorted(positions) == sorted(at) == list(range(len(at)))
+    mine = logits[[at[p] for p in positions]]
+    assert torch.allclose(model.head(states), mine, atol=1e-9)
 
 
 @pytest.mark.parametrize("origin", MODELS)
