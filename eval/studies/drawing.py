@@ -10,6 +10,7 @@ from eval.studies.frame import Interval
 from eval.studies.report import COLORS, save
 
 INK, GREY = "#1d2433", "#9aa4b2"
+APART = 0.04  # share of a panel's range between two dots that are both named
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,30 @@ class Dot:
 
 
 def draw_fronts(file: Path, panels: dict[str, Sequence[Dot]], y_label: str) -> None:
-    """A panel for each x axis: all dots, those of the front joined and in colour."""
+    """A panel for each x axis: all dots, those of the front joined and in colour; in a crowd only some are named."""
     canvas = Canvas(figsize=(6.8 * len(panels), 5.2), layout="constrained")
     for axes, (label, dots) in zip(canvas.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         best = sorted((dot.x, dot.y) for dot in dots if dot.best)
         axes.plot(*zip(*best), color=COLORS[0], lw=1.2, alpha=0.6)
         for dot in dots:
             axes.plot(dot.x, dot.y, "o", ms=5, color=COLORS[0] if dot.best else GREY)
+        for dot in _named(dots):
             place = {"xytext": (3, 3), "textcoords": "offset points", "rotation": 45}  # neighbours stay legible
             axes.annotate(dot.name, (dot.x, dot.y), fontsize=7, color=INK if dot.best else GREY, **place)
         axes.set(xlabel=label, ylabel=y_label)
         axes.margins(x=0.18, y=0.12)
         _style(axes)
     save(canvas, axes, file)
+
+
+def _named(dots: Sequence[Dot]) -> list[Dot]:
+    """The dots whose names can be read: the front's first, then those that stand apart from the named ones."""
+    wide, high = (max(ends) - min(ends) or 1.0 for ends in zip(*((dot.x, dot.y) for dot in dots)))
+    named: list[Dot] = []
+    for dot in sorted(dots, key=lambda dot: not dot.best):
+        if all(abs(dot.x - n.x) > APART * wide or abs(dot.y - n.y) > 2 * APART * high for n in named):
+            named.append(dot)
+    return named
 
 
 def draw_lines(file: Path, panels: dict[str, dict[str, Sequence[tuple[float, Interval]]]], labels: tuple) -> None:
