@@ -10,10 +10,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -23,9 +21,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from vlm.checkpoints.chat_format import KNOWN
-from vlm.checkpoints.files import CheckpointError, one_line, read_config, read_tensors, refuse_differences
-from vlm.checkpoints.foreign import ends_of, load_tokenizer, refuse_quantised
-from vlm.checkpoints.reading import weights_of
+from vlm.checkpoints.files import CheckpointError, one_line, read_config
+from vlm.checkpoints.foreign import ends_of, load_tokenizer, load_weights
 from vlm.checkpoints.vocabulary import choose, grow, plain_tokenizer
 from vlm.composite import COMPOSITES
 from vlm.composite_processor import CompositeProcessor, original_processor
@@ -66,7 +63,7 @@ def load_composite(
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{source}: no usable processor ({one_line(error)})") from error
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    composite = composite_weights(source, config)
+    composite = load_weights(source, config, "auto", classes=MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
     vocab = dict(tokenizer.get_vocab())
     mask = choose("mask", vocab, composite.get_input_embeddings().weight.shape[0], tokenizer)
     grow(composite, mask.id + 1)
@@ -76,27 +73,6 @@ def load_composite(
     traits = make_traits(mask.id, **family.traits, **chosen)
     model = assemble_composite(composite, traits, conversion, fresh, ends_told(source, raw, fresh))
     return model, CompositeProcessor(fresh, original, model.config)
-
-
-def composite_weights(
-    source: str, config: PreTrainedConfig, dtype: torch.dtype | str = "auto", names: dict[str, str] | None = None
-) -> PreTrainedModel:
-    """The composite of ``config`` with a directory's weights, all of them and no others.
-
-    Args:
-        dtype: ``auto`` keeps that of the files.
-        names: regular expression to replacement, for tensors that are called differently there.
-
-    Raises:
-        CheckpointError: quantised weights, or tensors that are missing, extra or misshapen.
-    """
-    refuse_quantised(source, read_tensors(source))
-    composite, told = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
-        **weights_of(source, dtype), config=config, dtype=dtype, key_mapping=names, use_safetensors=True,
-        attn_implementation="sdpa", ignore_mismatched_sizes=True, output_loading_info=True,
-    )  # fmt: skip
-    refuse_differences(source, told)
-    return composite.eval()
 
 
 def assemble_composite(

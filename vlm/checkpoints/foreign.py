@@ -5,6 +5,7 @@ and a mixture's experts are handled there. No code that a checkpoint brings is e
 """
 
 import logging
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -130,20 +131,27 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
 
 
 def load_weights(
-    source: str, config: PreTrainedConfig, dtype: torch.dtype | str, names: dict[str, str] | None = None
+    source: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype | str,
+    names: dict[str, str] | None = None,
+    classes: Mapping[type, type] = MODEL_FOR_CAUSAL_LM_MAPPING,
 ) -> PreTrainedModel:
-    """The stock language model of ``config`` with a directory's weights, all of them and no others.
+    """The stock model of ``config`` with a directory's weights, all of them and no others.
 
     Args:
+        dtype: ``auto`` keeps that of the files.
         names: regular expression to replacement, for tensors that are called differently there.
+        classes: of transformers, by class of config; by default its language models.
 
     Raises:
-        CheckpointError: quantised weights, or tensors that are missing, extra or misshapen.
+        CheckpointError: quantised weights, a config of a far larger model, or tensors that are missing, extra or
+            misshapen.
     """
     tensors = read_tensors(source)
     refuse_quantised(source, tensors)
-    refuse_outsized(source, config, tensors)
-    model, told = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+    refuse_outsized(source, config.get_text_config(), tensors)
+    model, told = classes[type(config)].from_pretrained(
         **weights_of(source, dtype), config=config, dtype=dtype, key_mapping=names, use_safetensors=True,
         attn_implementation="sdpa", ignore_mismatched_sizes=True, output_loading_info=True,
     )  # fmt: skip

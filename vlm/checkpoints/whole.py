@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from vlm.checkpoints.complete import refuse_outsized
-from vlm.checkpoints.composite import assemble_composite, composite_weights, ends_told
-from vlm.checkpoints.files import CheckpointError, one_line, read_config, read_json, read_tensors
-from vlm.checkpoints.foreign import BOOKKEEPING, load_tokenizer, refuse_values
+from vlm.checkpoints.composite import assemble_composite, ends_told
+from vlm.checkpoints.files import CheckpointError, one_line, read_config, read_json
+from vlm.checkpoints.foreign import BOOKKEEPING, load_tokenizer, load_weights, refuse_values
 from vlm.checkpoints.vocabulary import NAMES, plain_tokenizer, registered
 from vlm.checkpoints.whole_families import WHOLE, WholeFamily
 from vlm.composite_processor import CompositeProcessor
@@ -51,9 +51,8 @@ def load_whole(
             _log.warning("%s: %s is %s, from %s", source, name, getattr(traits, name), origins[name])
     if family.note:
         _log.warning("%s: %s", source, family.note)
-    refuse_outsized(source, config.get_text_config(), read_tensors(source))
     original = processor_there(source, family)
-    composite = composite_weights(source, config, dtype, family.names)
+    composite = load_weights(source, config, dtype, family.names, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
     mask = registered(tokenizer, traits.mask_token_id, composite.get_input_embeddings().weight.shape[0])
     fresh = plain_tokenizer(tokenizer, {"mask": mask}, None)
     conversion = {

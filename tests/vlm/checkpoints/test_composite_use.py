@@ -1,6 +1,7 @@
 """Converted vision-language models by the commands that a person uses, and in training."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -71,6 +72,7 @@ def test_what_a_family_does_not_take_is_one_line(clip, tmp_path, tmp_path_factor
 
     def refused(family: str, *more: str) -> str:
         ask = ["--model", str(made(family, tmp_path_factory).path), "--prompt", "What?", "--video", str(clip)]
+        capsys.readouterr()  # what making the model wrote
         assert infer.main([*ask, *more, "--device", "cpu"]) == 2
         return capsys.readouterr().err
 
@@ -99,6 +101,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, tmp_path_factory, capsys
     source = made("qwen2_5_vl", tmp_path_factory).path.parent / "source"
 
     def refused(path, *more: str) -> str:
+        capsys.readouterr()  # what saving the sources wrote
         assert convert.main([str(path), str(tmp_path / "out"), *more]) == 2 and not (tmp_path / "out").exists()
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1
@@ -106,6 +109,9 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, tmp_path_factory, capsys
 
     assert "--vision is for language models" in refused(source, "--vision", "timm:resnet18")
     assert "block_size 0 must be at least 1" in refused(source, "--shift", "1", "--block-size", "0")
+    sizeless = shutil.copytree(source, tmp_path / "sizeless")
+    change_config(sizeless, text_config=None)  # transformers would fill in those of the 7B
+    assert "is of a larger model" in refused(sizeless)
     bare = tmp_path / "bare"
     composite("qwen2_5_vl", dtype=torch.float32).save_pretrained(bare)
     assert "no tokenizer.json" in refused(bare)
