@@ -7,7 +7,7 @@ every row that was ever fed.
 import pytest
 import torch
 
-from tests.vlm.generation.sharp import sharp_model
+from tests.vlm.generation.sharp import prompts, sharp_model
 from vlm.answering import settings as settings_of
 from vlm.cache import BlockCache
 from vlm.generation.generate import answer
@@ -40,18 +40,6 @@ def config_of(model, slots=None, **more):
     config = settings_of(model, **given, **({"slots": slots} if slots else {}))
     config.eos_token_id = None
     return config
-
-
-def prompts(model, count: int = 3) -> list[Request]:
-    """Ragged prompts; every other one shows a picture, late: on the sequence grid the first block begins inside it."""
-    generator, requests = torch.Generator().manual_seed(1), []
-    for k in range(count):
-        ids, picture = torch.randint(20, 250, (5 + 3 * k,), generator=generator), None
-        if k % 2:
-            ids[-5:-1] = model.config.image_token_id
-            picture = torch.randn(1, 3, 32, 32, generator=generator, dtype=torch.float64)
-        requests.append(Request(ids, picture, seed=k))
-    return requests
 
 
 def traced(model, config, request, monkeypatch):

@@ -96,16 +96,22 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert (found[name] - weight).norm() <= 1e-5 * weight.norm(), name
 
 
+def in_two_processes(module: str, folder: Path) -> None:
+    """Run a test module's own main in two processes of one thread each, on ``folder``."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", module]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """``start``, a run of ``one`` process with four micro-batches a step, and of ``two`` with two each."""
     folder = tmp_path_factory.mktemp("processes")
     save_start(folder / "start", dtype=torch.float64)  # dropout is drawn by a micro-batch's place, whoever has it
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               "-m", "tests.vlm.training.test_processes", str(folder)]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes("tests.vlm.training.test_processes", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "_loaded", in_float64)
         run_module.run(staged(folder, "one", accumulation=4))

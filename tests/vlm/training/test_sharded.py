@@ -5,7 +5,6 @@ what each of the two does.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
 from tests.vlm.tiny import tiny_model
-from tests.vlm.training.test_processes import ROOT, assert_close, in_float64, metrics, staged
+from tests.vlm.training.test_processes import ROOT, assert_close, in_float64, in_two_processes, metrics, staged
 from vlm.training import heldout
 from vlm.training import run as run_module
 from vlm.training.trainer import checkpoints
@@ -46,11 +45,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     for part in tiny_model():
         part.save_pretrained(folder / "start")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               "-m", "tests.vlm.training.test_sharded", str(folder)]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes("tests.vlm.training.test_sharded", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "_loaded", in_float64)
         patch.setattr(heldout, "SAMPLES", 2)
