@@ -22,9 +22,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.images import MAX_PIXELS, open_image, quiet_pillow, shown, to_rgb
 
 INDEXED = ("mov", "matroska")  # first names of the demuxers whose frame index is true
-CHUNK = 16  # frames that decord decodes at a time
 USUAL_RATE = 25.0  # frames a second where a file does not say
-PACKET = 188  # bytes of a transport stream's own packets; one that is cut off ends inside one
+PACKETS = (188, 192, 204)  # bytes of a transport stream's own packets; one that is cut off ends inside one
 STILL = 0.1  # seconds of a GIF frame that claims to last none, as browsers show it
 
 Keep = Callable[[Image.Image], Any]
@@ -40,12 +39,14 @@ class Header:
         frames: how many it has; 0 if it does not say.
         times: of its packets' frames; None where decord goes first, which does not need them.
         tells: whether it would show if the file were cut off.
+        cut: whether it shows already, by its size.
     """
 
     container: str
     frames: int
     times: list[float] | None
     tells: bool
+    cut: bool = False
 
 
 def is_animation(path: Path) -> bool:
@@ -58,7 +59,7 @@ def is_animation(path: Path) -> bool:
 def probe(path: Path) -> Header:
     """Raises DataError for a file that is no video, or whose frames would be too large."""
     try:
-        with _opened(path) as container:
+        with _looked_into(path) as container:
             stream = _video_stream(container)
             if stream is None:
                 raise DataError(f"{shown(path)}: has no video stream")
@@ -67,8 +68,9 @@ def probe(path: Path) -> Header:
             name = container.format.name.split(",")[0]
             # Opening a transport stream takes as long as decoding a second of it: what PyAV will ask is read now.
             times = None if name in INDEXED else _announced(container, stream)
-            ends_whole = name == "mpegts" and path.stat().st_size % PACKET == 0
-            return Header(name, stream.frames, times, name in INDEXED or stream.frames > 0 or ends_whole)
+            cut = name == "mpegts" and all(path.stat().st_size % packet for packet in PACKETS)
+            tells = name in (*INDEXED, "mpegts") or stream.frames > 0
+            return Header(name, stream.frames, times, tells, cut)
     except DataError:
         raise
     except Exception as error:  # FFmpeg's own errors, and whatever PyAV meets in damaged headers
@@ -88,13 +90,17 @@ def open_decord(path: Path, header: Header) -> tuple[list[float], Decode]:
     times = from_first(starts.tolist(), reader.get_avg_fps())
 
     def decode(wanted: Sequence[int], keep: Keep) -> tuple[list, list[float], bool]:
-        kept = []
-        for start in range(0, len(wanted), CHUNK):
-            batch = reader.get_batch(list(wanted[start : start + CHUNK])).asnumpy()  # [n, H, W, 3] uint8
-            kept += [keep(Image.fromarray(frame)) for frame in batch]
-        return kept, times, False
+        # One by one: `get_batch` reads them no faster, and copies each once more, to memory that is new every time.
+        return [keep(_picture(reader[index].asnumpy())) for index in wanted], times, False
 
     return times, decode
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """Of [H, W, 3] uint8. ValueError where decord took the padding of its lines for a fourth colour."""
+    if pixels.shape[2] != 3:
+        raise ValueError(f"{pixels.shape[2]} colours")
+    return Image.fromarray(pixels)
 
 
 def open_pyav(path: Path, header: Header) -> tuple[list[float], Decode]:
@@ -103,11 +109,11 @@ def open_pyav(path: Path, header: Header) -> tuple[list[float], Decode]:
     It counts as sound as long as the frames are those that the packets announced, one for one.
     """
     times = announced_times(path, header)
-    whole = header.tells and len(times) >= header.frames
+    whole = header.tells and not header.cut and len(times) >= header.frames
 
     def decode(wanted: Sequence[int], keep: Keep) -> tuple[list, list[float], bool]:
         nonlocal whole
-        kept, found, lost, chosen = [], [], False, set(wanted)
+        kept, found, lost, chosen = [], [], header.cut, set(wanted)
         with _opened(path) as container:
             unit, rate = _clock(_video_stream(container))
             for frame in _pyav_frames(container):
@@ -130,7 +136,7 @@ def announced_times(path: Path, header: Header) -> list[float]:
     """Times of the frames that the file's packets hold; nothing is decoded."""
     if header.times is not None:
         return header.times
-    with _opened(path) as container:
+    with _looked_into(path) as container:
         return _announced(container, _video_stream(container))
 
 
@@ -178,11 +184,24 @@ def _frames_claimed(image: Image.Image) -> int:
         return 1
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, options: dict[str, str] | None = None) -> Any:
     """PyAV's container. The prefix keeps a colon in a name from being read as a protocol."""
     import av
 
-    return av.open(f"file:{path}", metadata_errors="replace")
+    return av.open(f"file:{path}", metadata_errors="replace", options=options)
+
+
+def _looked_into(path: Path) -> Any:
+    """The container, for its header and packets only.
+
+    FFmpeg decodes the first frames of a file that it opens: 33 ms of 1080p, where all the rest takes one. It is told
+    not to; files whose frames have no size before one is decoded are opened once more.
+    """
+    container = _opened(path, {"skip_frame": "all"})
+    if all(stream.width and stream.height for stream in container.streams.video):
+        return container
+    container.close()
+    return _opened(path)
 
 
 def _video_stream(container: Any) -> Any:

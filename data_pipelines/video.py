@@ -137,25 +137,27 @@ def _from_file(path: Path, sampling: Sampling) -> Clip:
 def _by_pyav(path: Path, header: Header, sampling: Sampling) -> Clip:
     try:
         times, decode = open_pyav(path, header)
-        return _sampled(path, times, decode, sampling, header.frames)
+        return _sampled(path, times, decode, sampling, header.frames, header.cut)
     except (DataError, SamplingError):
         raise
     except Exception as error:  # a pixel format or a size that cannot be made into a picture
         raise DataError(f"{shown(path)}: its video frames cannot be decoded ({type(error).__name__})") from error
 
 
-def _sampled(path: Path, times: list[float], decode: Decode, sampling: Sampling, claimed: int) -> Clip:
+def _sampled(
+    path: Path, times: list[float], decode: Decode, sampling: Sampling, claimed: int, lost: bool = False
+) -> Clip:
     """The chosen frames of what can be decoded; read anew as often as less turns out to be sound than it seemed.
 
     Args:
         times: of the frames that the file seems to hold; none if only decoding can tell.
         claimed: frames that its header claims.
+        lost: whether it is known before that some are not there.
     """
 
     def fit(frame: Image.Image) -> Image.Image:
         return shrunk(frame, sampling.max_pixels)
 
-    lost = False
     for _ in range(TRIES):
         wanted = _chosen(times, sampling, claimed, lost)
         kept, sound, lost = decode(wanted, small_grey if sampling.scenes else fit)

@@ -49,6 +49,13 @@ class Pictures:
         """As ``torch.Tensor.to``: another device or dtype."""
         return Pictures([Picture(views.to(*args, **kwargs), plan) for views, plan in self.items])
 
+    def pin_memory(self) -> "Pictures":
+        """As ``torch.Tensor.pin_memory``: in memory that a GPU reads by itself."""
+        return Pictures([Picture(views.pin_memory(), plan) for views, plan in self.items])
+
+    def is_pinned(self) -> bool:
+        return all(views.is_pinned() for views, _ in self.items)
+
     def split(self, numbers: Sequence[int]) -> "list[Pictures]":
         """The first ``numbers[0]`` pictures, the next ``numbers[1]``, ..."""
         ends = np.cumsum(numbers).tolist()

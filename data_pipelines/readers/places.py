@@ -56,8 +56,6 @@ class Stretch:
             return self.shard.rows(path, (offset, before))
         if self.group is not None:
             return islice(group_rows(path, self.group), first, None)
-        if first:
-            logger.warning("%s: a stream without an index; %d records before the next are passed over", path, first)
         return islice(self.shard.rows(path), first, None)
 
 
@@ -68,6 +66,7 @@ class Records:
         self.stretches = [stretch for shard in files for stretch in stretches(shard)]
         self.starts = np.cumsum([0, *(stretch.size for stretch in self.stretches)])  # [S + 1]
         self._at, self._next, self._rows = -1, 0, iter(())
+        self._told: set[int] = set()  # streams of which was said that they are passed over
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -81,12 +80,22 @@ class Records:
         at = int(np.searchsorted(self.starts, number, side="right")) - 1
         within, stretch = int(number - self.starts[at]), self.stretches[at]
         if self._at != at or within < self._next or (stretch.places is not None and within > self._next):
+            self._tell(at, within)
             self._rows, self._at, self._next = stretch.rows(within), at, within
         row = next(islice(self._rows, within - self._next, None), None)
         self._next = within + 1
         if row is None:
             raise DataError(f"{shown(stretch.shard.path)}: record {within + 1} is gone: has the file changed?")
         return stretch.shard, row
+
+    def _tell(self, at: int, first: int) -> None:
+        """Warn, once a stream: a choice of its records passes over some in every epoch."""
+        stretch = self.stretches[at]
+        if not first or stretch.places is not None or stretch.group is not None or at in self._told:
+            return
+        self._told.add(at)
+        path = stretch.shard.path
+        logger.warning("%s: a stream without an index; %d records before the next are passed over", path, first)
 
 
 def stretches(shard: Shard) -> list[Stretch]:

@@ -35,6 +35,7 @@ SHAPES: dict[str, ModuleType] = {  # the first that fits a record is its shape
 }
 FORMATS = (*SHAPES, "webdataset")
 SHARDS = (".parquet", ".arrow", ".tar", ".tar.gz", ".tgz", ".jsonl")  # what a folder is searched for
+TEXTS = {".json", ".jsonl", ".ndjson", ".tsv"}
 WIDE = (b"\xff\xfe", b"\xfe\xff")  # the byte-order marks of UTF-16 and UTF-32
 
 Rows = Callable[[Path | Address], Iterator[Row]]
@@ -134,7 +135,10 @@ def _files(source: Path) -> list[Path]:
         paths = [path for path in paths if path.name.startswith("data-")]
     kinds = {path.suffix for path in paths}
     if len(kinds) != 1:
-        found = f"shards of several kinds ({', '.join(sorted(kinds))}): name one" if kinds else "no shards"
+        inner = sorted(path.name for path in source.iterdir() if path.is_dir())
+        found = f"no shards, but folders ({', '.join(inner)}): name one" if inner else "no shards"
+        if kinds:
+            found = f"shards of several kinds ({', '.join(sorted(kinds))}): name one"
         raise DataError(f"{shown(source)}: the folder holds {found}; a shard ends in {', '.join(SHARDS)}")
     return paths
 
@@ -146,7 +150,10 @@ def _kind_of(path: Path) -> Rows:
         return parquet_rows
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return arrow_rows
-    if head[257:262] == b"ustar" or head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+    if packed := head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+        if TEXTS & {path.suffix, Path(path.stem).suffix} and path.suffix != ".tgz":
+            raise DataError(f"{shown(path)}: only tar shards are read compressed: unpack it first")
+    if packed or head[257:262] == b"ustar":
         return tar_rows
     if head.startswith(WIDE):
         raise DataError(f"{shown(path)}: the file is UTF-16 or UTF-32 text, not UTF-8")

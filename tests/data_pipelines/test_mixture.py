@@ -211,6 +211,12 @@ def test_a_stream_says_when_it_is_passed_over_and_an_index_is_kept(files, caplog
         assert caplog.messages == []
         next(Mixture([Source(str(files["shards"]))], buffer=4).samples(start=6))
     assert len(caplog.messages) == 1 and "4 records before the next are passed over" in caplog.messages[0]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):  # ten epochs of a choice, which begin behind the first records of shards
+        epochs = Mixture([Source(str(files["shards"]), strategy="random:3")]).samples()
+        assert len({sample.id for _, sample in islice(epochs, 30)}) == 3
+    streams = [message.partition(": a stream")[0] for message in caplog.messages]
+    assert streams and len(set(streams)) == len(streams)
     monkeypatch.setattr("data_pipelines.readers.places.PLACES", dict.fromkeys(_readers(), _fail))
     assert len(Records(shards(files["lines"]))) == 40  # from the cache
 

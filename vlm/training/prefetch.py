@@ -4,7 +4,7 @@ The deciding choice: what is shared out among workers is single calls, and resul
 the number of workers changes how fast samples come and nothing else: not their order, not how a run resumes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -41,7 +41,14 @@ def pinned(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The batch in memory that a GPU reads by itself, so that its copy runs beside other work; on a CPU as it is."""
     if device.type != "cuda":
         return batch
-    return {name: item.pin_memory() if isinstance(item, torch.Tensor) else item for name, item in batch.items()}
+    return {name: _pinned(item) for name, item in batch.items()}
+
+
+def _pinned(item: Any) -> Any:
+    """What can be pinned, also in a dictionary, as PyTorch's own loader does it; anything else as it is."""
+    if isinstance(item, Mapping):
+        return {name: _pinned(value) for name, value in item.items()}
+    return item.pin_memory() if hasattr(item, "pin_memory") else item
 
 
 class _Calls(Dataset):

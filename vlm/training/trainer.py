@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import unwrap_peft_model
 
+from vision_encoders import Pictures
 from vlm.composite import part_of
 from vlm.model import VLMForBlockDiffusion
 from vlm.noise import noise_rng
@@ -139,7 +140,7 @@ class BlockDiffusionTrainer(Trainer):
         return [pinned(batch, self.args.device) for batch in batches], self.totals["diffusion"]
 
     def _prepare_input(self, data):
-        if isinstance(data, torch.Tensor) and data.is_pinned() and not self.is_deepspeed_enabled:
+        if isinstance(data, torch.Tensor | Pictures) and data.is_pinned() and not self.is_deepspeed_enabled:
             return data.to(self.args.device, non_blocking=True)
         return super()._prepare_input(data)
 

@@ -1,6 +1,7 @@
 """What is wrong with a file or a record is said with its place and its id, and never costs another record."""
 
 import base64
+import gzip
 import json
 import multiprocessing
 import os
@@ -159,9 +160,13 @@ def test_a_source_that_is_no_collection(folder):
     (folder / "empty.jsonl").write_bytes(b"")
     (folder / "letter.txt").write_text("Dear reader")
     (folder / "sub").mkdir()
+    (folder / "dict" / "train").mkdir(parents=True)  # as Hugging Face's library saves splits
+    (folder / "dict" / "test").mkdir()
+    (folder / "z.jsonl.gz").write_bytes(gzip.compress(b"{}"))
     for name, says in {
         "none.json": "no such file", "empty.jsonl": "empty", "letter.txt": "not a format", "red.png": "not a format",
-        "sub": "no shards", "x" * 5000: "opened",
+        "sub": "no shards;", "dict": r"no shards, but folders \(test, train\): name one", "x" * 5000: "opened",
+        "z.jsonl.gz": "only tar shards are read compressed",
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=says):
             read(folder / name)

@@ -14,6 +14,7 @@ from PIL import Image
 from data_pipelines.mixture import Source
 from tests.vlm.training.small import data_recipe, stream
 from tests.vlm.training.test_own_data import folder, llava, own, spoilt, write  # noqa: F401
+from vision_encoders import Picture, Pictures
 from vlm.training.own_data import skipped_reasons
 from vlm.training.prefetch import in_order, pinned
 from vlm.training.sections import CacheRecipe
@@ -110,32 +111,49 @@ def test_a_cpu_batch_is_not_pinned():
     assert pinned(batch, torch.device("cpu")) is batch
 
 
+class Pinned(torch.Tensor):
+    """What pinning gives where there is no GPU; notes how it is copied."""
+
+    copied = []
+
+    def is_pinned(self):
+        return True
+
+    def to(self, device, non_blocking=False):
+        Pinned.copied.append((device, non_blocking))
+        return self
+
+
+def gpu_batch() -> dict:
+    """A tensor of rows, pictures of two shapes, a processor's own media, and something that is no tensor."""
+    shapes = [(1, 3, 4, 6), (2, 3, 4, 4)]
+    pictures = Pictures([Picture(torch.rand(shape), f"plan {n}") for n, shape in enumerate(shapes)])
+    return {"ids": torch.arange(6), "pixel_values": pictures, "media": {"grid": torch.ones(2)}, "pictures": [1]}
+
+
+def tensors(batch: dict) -> list[torch.Tensor]:
+    return [batch["ids"], *(views for views, _ in batch["pixel_values"]), batch["media"]["grid"]]
+
+
 def test_every_tensor_for_a_gpu_is_pinned_and_copied_beside_other_work(monkeypatch):
     """What is asked of PyTorch, where there is no GPU to ask."""
-
-    class Pinned(torch.Tensor):
-        copied = []
-
-        def is_pinned(self):
-            return True
-
-        def to(self, device, non_blocking=False):
-            Pinned.copied.append((device, non_blocking))
-            return self
-
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.as_subclass(Pinned))
-    batch = {"ids": torch.arange(6), "pixel_values": torch.zeros(1, 3, 2, 2), "pictures": [1]}
+    monkeypatch.setattr(Pinned, "copied", [])
+    batch = gpu_batch()
     found = pinned(batch, torch.device("cuda"))
-    assert isinstance(found["ids"], Pinned) and isinstance(found["pixel_values"], Pinned)
-    assert found["pictures"] is batch["pictures"] and not isinstance(batch["ids"], Pinned)
+    assert all(isinstance(tensor, Pinned) for tensor in tensors(found))
+    assert found["pictures"] is batch["pictures"] and not any(isinstance(tensor, Pinned) for tensor in tensors(batch))
     trainer = SimpleNamespace(args=SimpleNamespace(device="cuda:0"), is_deepspeed_enabled=False)
-    for name in ("ids", "pixel_values"):
-        BlockDiffusionTrainer._prepare_input(trainer, found[name])
-    assert Pinned.copied == [("cuda:0", True)] * 2
+    for item in (found["ids"], found["pixel_values"], found["media"]["grid"]):
+        moved = BlockDiffusionTrainer._prepare_input(trainer, item)
+        assert type(moved) is type(item)
+    assert Pinned.copied == [("cuda:0", True)] * len(tensors(batch))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory is a GPU's")
 def test_a_gpus_batch_is_pinned_and_the_same():
-    batch = {"ids": torch.arange(6), "pictures": [1]}
+    batch = gpu_batch()
     found = pinned(batch, torch.device("cuda"))
-    assert found["ids"].is_pinned() and torch.equal(found["ids"], batch["ids"]) and found["pictures"] == [1]
+    assert found["pixel_values"].is_pinned() and all(tensor.is_pinned() for tensor in tensors(found))
+    assert all(map(torch.equal, tensors(found), tensors(batch))) and found["pictures"] == [1]
+    assert [picture.plan for picture in found["pixel_values"]] == ["plan 0", "plan 1"]
