@@ -9,7 +9,9 @@
   direct call gives uint8 arrays [H, W, 3]; ours checks the header, gives the frames' times too, and Pillow's
   pictures, which are one copy more. Beside it the same ratio of processor time, which a busy machine changes less.
 - ``workers``: samples a second, pictures decoded, with 0, 1 and 2 worker processes that share a mixture.
-- ``packing``: how full packs of a realistic mix of lengths are, and how much of length buckets is tokens, not padding.
+- ``packing``: of a realistic mix of lengths, how much of their budget training's batches use, packed
+  (``data.row_capacity``) and in length buckets, how many batches that takes, and how much of the buckets' places is
+  tokens, not padding.
 - ``resume``: seconds from nothing to the sample at ``--place`` of a mixture whose files have been indexed, and the
   same sample reached from before.
 - ``memory``: resident memory, mapped files apart, while ``--read`` samples of that mixture are read.
@@ -35,15 +37,15 @@ from benchmarks.measure import at_least, command, names, ranged, ratios, spread,
 from data_pipelines.batching import length_buckets
 from data_pipelines.media import open_media
 from data_pipelines.mixture import Mixture, Source
-from data_pipelines.packing import Packs
+from data_pipelines.packing import packed_batches
 from data_pipelines.sampling import centres
 from data_pipelines.video import load_video
 
 PARTS = ("frames", "workers", "packing", "resume", "memory")
 CLIPS = {"360p": (640, 360), "1080p": (1920, 1080)}
 FRAMES = 8  # taken of a clip
-BUDGET, WINDOW = 8192, 2048  # tokens of a pack, samples packed together
-SORTED = 512  # samples that are sorted together for length buckets, as training does by default
+PACKED = 20_000  # samples whose packing is measured
+BUDGET, WINDOW = 8192, 512  # tokens of a batch and of a pack; samples cut together, as training does by default
 
 
 def frames(folder: Path, repeats: int, seconds: int) -> dict:
@@ -124,19 +126,21 @@ def workers(folder: Path, count: int) -> dict:
 
 
 def packing(count: int, seed: int) -> dict:
-    """Shares of packs and of padded batches that samples fill."""
+    """Shares of the budgets of training's batches that samples fill, window by window as training cuts them."""
     lengths = mixed_lengths(np.random.default_rng(seed), count)
-    packs = Packs(lengths, int, BUDGET, WINDOW, seed, over_length="drop")
-    for _ in packs:
-        pass
-    batches = list(length_buckets([n for n in lengths if n <= BUDGET], int, BUDGET, SORTED, seed))
+    kept = [length for length in lengths if length <= BUDGET]
+    windows = [kept[at : at + WINDOW] for at in range(0, len(kept), WINDOW)]
+    packed = [b for n, window in enumerate(windows) for b in packed_batches(window, int, BUDGET, BUDGET, seed + n)]
+    buckets = list(length_buckets(kept, int, BUDGET, WINDOW, seed))
     return {
-        "fill": round(packs.fill, 4),
+        "fill": round(sum(kept) / (len(packed) * BUDGET), 4),
         "samples": count,
-        "packs": packs.packs,
-        "dropped": len(packs.dropped),
+        "batches": len(packed),
+        "dropped": count - len(kept),
         "median_length": int(np.median(lengths)),
-        "bucket_fill": round(sum(map(sum, batches)) / sum(max(b) * len(b) for b in batches), 4),
+        "bucket_fill": round(sum(kept) / (len(buckets) * BUDGET), 4),
+        "bucket_batches": len(buckets),
+        "bucket_tokens": round(sum(kept) / sum(max(b) * len(b) for b in buckets), 4),
     }
 
 
@@ -190,7 +194,7 @@ def run(arguments: argparse.Namespace) -> dict:
         if "workers" in chosen:
             report["workers"] = workers(folder, arguments.samples)
         if "packing" in chosen:
-            report["packing"] = packing(20 * WINDOW, arguments.seed)
+            report["packing"] = packing(PACKED, arguments.seed)
         if {"resume", "memory"} & {*chosen}:
             sources = write_lines(folder, arguments.lines)
             for part, work in (
@@ -213,8 +217,10 @@ def lines(report: dict) -> str:
     if found := report.get("workers"):
         out.append("samples/s: " + ", ".join(f"{n} workers {speed}" for n, speed in found["samples_per_s"].items()))
     if found := report.get("packing"):
-        out.append(f"packs are {found['fill']:.1%} full ({found['samples']} samples, {found['dropped']} too long);"
-                   f" length buckets {found['bucket_fill']:.1%}")  # fmt: skip
+        out.append(f"batches of packs use {found['fill']:.1%} of their budget ({found['samples']} samples,"
+                   f" {found['dropped']} too long, {found['batches']} batches); length buckets"
+                   f" {found['bucket_fill']:.1%} ({found['bucket_batches']}; {found['bucket_tokens']:.1%} of their"
+                   " places are tokens)")  # fmt: skip
     if found := report.get("resume"):
         same = "the same sample" if found["same_sample"] else "ANOTHER SAMPLE"
         out.append(

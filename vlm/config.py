@@ -19,6 +19,8 @@ class DiffusionTraits:
     Attributes:
         context_attention: how clean tokens see clean tokens: ``causal`` (NBDiff, Fast-dVLM), ``block_causal`` (SDAR,
             DiffusionVL, BD3-LM) or ``full`` (LLaDA-V).
+        block_attention: how rows of one noisy block see each other: ``bidirectional``, or ``causal`` in an order of
+            their own, what is known first and masks behind, each by position (WeDLM).
         prediction_shift: 0 if a noisy row predicts its own token, 1 if it predicts the next one. Clean rows always
             predict the next token.
         block_origin: whether the block grid starts at the sequence's start or at each response.
@@ -35,6 +37,7 @@ class DiffusionTraits:
     """
 
     context_attention: Literal["causal", "block_causal", "full"] = "causal"
+    block_attention: Literal["bidirectional", "causal"] = "bidirectional"
     prediction_shift: Literal[0, 1] = 0
     block_origin: Literal["sequence", "response"] = "response"
     block_size: int = 8
@@ -66,11 +69,24 @@ class DiffusionTraits:
             raise ValueError(
                 f"ar_mode needs causal context, not {self.context_attention!r}, under which clean rows see the future"
             )
+        if self.block_attention == "causal":
+            self._check_causal_blocks()
         if self.media_attention == "bidirectional" and self.block_origin == "sequence":
             raise ValueError(
                 "media_attention 'bidirectional' needs block_origin 'response': on the sequence's grid a block may "
                 "begin inside a picture, which then could not see itself whole"
             )
+
+    def _check_causal_blocks(self):
+        needed = {
+            "context_attention": ("causal", "a block's known rows see what clean rows see"),
+            "prediction_shift": (0, "in the order of its rows the row before a mask's is no slot before it"),
+            "noise": ("mask", "the order puts masks behind what is known, and random tokens are neither"),
+        }
+        for name, (value, reason) in needed.items():
+            found = getattr(self, name)
+            if found != value:
+                raise ValueError(f"block_attention 'causal' needs {name} {value!r}, not {found!r}: {reason}")
 
 
 TRAIT_NAMES = tuple(DiffusionTraits.__dataclass_fields__)

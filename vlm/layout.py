@@ -115,7 +115,7 @@ def build_layout(
     spans = _spans_to_learn(is_answer, block_size)
     if views < 1:
         raise ValueError(f"{views} noisy views: at least 1 is needed")
-    blocks = _noisy_blocks(len(ids), spans, block_size, traits.block_origin, last_block)
+    blocks = _noisy_blocks(spans, block_size, traits.block_origin, last_block)
     if traits.context_attention == "full":
         fill = blocks[-1][1] - spans[-1][1] if last_block == "fill" else 0
         copy = _in_place(ids, is_answer, blocks, fill, end_token_id)
@@ -142,7 +142,7 @@ def doubled_layout(
         raise ValueError("the doubled layout needs a clean stream, which 'full' context attention does not have")
     spans = _spans_to_learn(is_answer, block_size)
     clean = clean_blocks(len(ids), spans, block_size, traits.block_origin)
-    supervised = _noisy_blocks(len(ids), spans, block_size, traits.block_origin, "fill")
+    supervised = _noisy_blocks(spans, block_size, traits.block_origin, "fill")
     index = {block[0]: number for number, block in enumerate(supervised)}
     every = {int(start): (int(start), int(end), min(int(end), len(ids))) for start, end in clean}
     every.update({block[0]: block for block in supervised})
@@ -170,26 +170,6 @@ def pack(layouts: list[Layout]) -> Layout:
     return _join(columns)
 
 
-def packing(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Which samples share a row: longest first, each into the first row with room (first-fit decreasing).
-
-    Args:
-        lengths: rows of each sample.
-        capacity: most rows of a packed row; a longer sample stands alone.
-    """
-    rows: list[list[int]] = []
-    used: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        at = next((row for row, total in enumerate(used) if total + lengths[i] <= capacity), None)
-        if at is None:
-            rows.append([i])
-            used.append(lengths[i])
-        else:
-            rows[at].append(i)
-            used[at] += lengths[i]
-    return rows
-
-
 def _spans_to_learn(is_answer: np.ndarray, block_size: int) -> list[tuple[int, int]]:
     if block_size < 1:
         raise ValueError(f"block size {block_size} must be at least 1")
@@ -203,22 +183,21 @@ def _join(columns: list[dict[str, np.ndarray]]) -> Layout:
     return Layout(**{name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
 
 
-def _noisy_blocks(length: int, spans: list, block_size: int, origin: str, last_block: LastBlock) -> list[tuple]:
+def _noisy_blocks(spans: list, block_size: int, origin: str, last_block: LastBlock) -> list[tuple]:
     """(start, end, real end) of every supervised block; between the last two lies the fill."""
     blocks = supervised_blocks(spans, block_size, origin)
-    real_ends = _real_ends(spans, blocks, length, origin)
+    real_ends = _real_ends(spans, blocks, origin)
     return [
         (start, end if last_block == "fill" else real_end, real_end)
         for (start, end), real_end in zip(blocks, real_ends)
     ]
 
 
-def _real_ends(spans: list, blocks: list, length: int, origin: str) -> list[int]:
-    """Where real tokens stop in each block: the answer's end (``response``) or the stream's end (``sequence``)."""
+def _real_ends(spans: list, blocks: list, origin: str) -> list[int]:
+    """Where real tokens stop in each block: the answer's end, under ``sequence`` the last one's."""
     if origin == "sequence":
-        return [min(end, length) for _, end in blocks]
-    ends = np.array([b for _, b in spans])
-    starts = np.array([a for a, _ in spans])
+        return [min(end, spans[-1][1]) for _, end in blocks]
+    starts, ends = np.array(spans).T
     return [min(end, int(ends[np.searchsorted(starts, start, side="right") - 1])) for start, end in blocks]
 
 

@@ -208,7 +208,8 @@ class VLMForBlockDiffusion(PreTrainedModel):
         window = getattr(text_config, "sliding_window", None)
         everywhere = "full_attention" if window is None else "sliding_attention"  # Mistral: no types, one window
         layer_types = getattr(text_config, "layer_types", None) or [everywhere]
-        masks = masks_for(layer_types, rows, keys, self.config.traits.context_attention, window)
+        traits = self.config.traits
+        masks = masks_for(layer_types, rows, keys, traits.context_attention, window, traits.block_attention)
         beside = beside or Beside()
         if beside.groups is not None:
             masks = open_pictures(masks, beside.groups, rows, keys, None if cache is None else cache.slots, window)

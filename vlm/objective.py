@@ -79,7 +79,7 @@ def _raw_weights(weighting, masked, maskable, ratio, probability) -> np.ndarray:
 def cross_entropies(
     head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: torch.Tensor, vocab_size: int
 ) -> torch.Tensor:
-    """Cross-entropy of every supervised row, float32 [S], with at most about `CHUNK` logits in memory at a time.
+    """Cross-entropy of every supervised row [S], in float32 at least, with at most about `CHUNK` logits in memory.
 
     Several chunks are made again, one by one, in the backward pass; a single one is kept.
 
@@ -96,7 +96,8 @@ def cross_entropies(
 
 
 def _cross_entropy(head, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(head(hidden).float(), targets, reduction="none")
+    logits = head(hidden)
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="none")
 
 
 def weighted(losses: torch.Tensor, weights: torch.Tensor, normaliser: float) -> torch.Tensor:

@@ -74,12 +74,39 @@ def test_unknown_layer_types_are_refused_by_name():
         masks_for(["linear_attention"], rows, rows, "causal", None)
 
 
-@pytest.mark.parametrize("context", ["causal", "block_causal"])
-def test_block_mask_is_the_same_predicate(context):
+@pytest.mark.parametrize("length, block", [(8, 4), (7, 3), (5, 1), (6, 9)])
+@pytest.mark.parametrize("seed", range(4))
+def test_causal_blocks_are_plain_causal_attention_over_reordered_rows(length, block, seed):
+    """WeDLM's two streams: rows of a noisy block stand in their order, then a row sees itself and those before it."""
+    rows = two_view_rows(length, block)
+    drawn = np.random.default_rng(seed).random(length) < 0.5
+    rows.masked = torch.tensor(np.append(np.zeros(length, int), drawn))[None]
+    mask = dense_mask(rows, rows, "causal", block="causal")[0, 0].numpy()
+    place = {
+        position: at for at, position in enumerate(sorted(range(length), key=lambda p: (p // block, drawn[p], p)))
+    }
+    both_ways = dense_mask(rows, rows, "causal")[0, 0].numpy()
+    assert np.array_equal(mask[:length], both_ways[:length]), "clean rows are as ever"
+    for i in range(length):
+        for j in range(length):
+            assert mask[length + i, length + j] == (i // block == j // block and place[j] <= place[i])
+            assert mask[length + i, j] == (j // block < i // block)
+
+
+def test_rows_that_do_not_say_what_they_are_stand_in_the_order_of_the_text():
+    rows = two_view_rows(6, 3)
+    rows.masked = torch.ones_like(rows.position)
+    assert torch.equal(*(dense_mask(r, r, "causal", block="causal") for r in (rows, two_view_rows(6, 3))))
+
+
+@pytest.mark.parametrize("context, block", [("causal", "bidirectional"), ("block_causal", "bidirectional"),
+                                            ("causal", "causal")])  # fmt: skip
+def test_block_mask_is_the_same_predicate(context, block):
     """FlexAttention's mask_mod, materialised on CPU, equals the dense mask."""
     rows = two_view_rows(9, 4)
-    flex = block_mask(rows, rows, context)
+    rows.masked = (rows.position * 5 % 7 < 3).long()
+    flex = block_mask(rows, rows, context, block)
     index = torch.arange(18)
     q, k = torch.meshgrid(index, index, indexing="ij")
     zero = torch.zeros_like(q)
-    assert torch.equal(flex.mask_mod(zero, zero, q, k), dense_mask(rows, rows, context)[0, 0])
+    assert torch.equal(flex.mask_mod(zero, zero, q, k), dense_mask(rows, rows, context, block=block)[0, 0])

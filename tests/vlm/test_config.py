@@ -13,6 +13,9 @@ from vlm import DiffusionTraits, VLMConfig
         ({"block_size": 0, "trained_block_sizes": (0,)}, "block_size 0 must be at least 1"),
         ({"block_size": 8, "trained_block_sizes": (4,)}, "block_size 8 is not in trained_block_sizes"),
         ({"context_attention": "block_causal", "ar_mode": True}, "ar_mode needs causal context"),
+        ({"block_attention": "causal", "context_attention": "full"}, "'causal' needs context_attention 'causal'"),
+        ({"block_attention": "causal", "prediction_shift": 1}, "'causal' needs prediction_shift 0, not 1"),
+        ({"block_attention": "causal", "noise": "mixed"}, "'causal' needs noise 'mask', not 'mixed'"),
         (
             {"media_attention": "bidirectional", "block_origin": "sequence"},
             "needs block_origin 'response'",

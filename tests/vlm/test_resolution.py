@@ -145,16 +145,17 @@ def prepared(processor, traits, shown, text: str = "green blue"):
     return lay_out(encoded, 4, DataRecipe(), traits, processor.tokenizer.eos_token_id)
 
 
-@pytest.mark.parametrize("row_capacity", [None, 400])
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("policy", ["square", "anyres newline", "dynamic vit", "dynamic resnet"])
-def test_training_rows_with_ragged_pictures_are_alike_alone_and_together(policy, row_capacity):
+def test_training_rows_with_ragged_pictures_are_alike_alone_and_together(policy, packed):
     model, processor = model_of(policy)
     samples = [prepared(processor, model.config.traits, shown) for shown in SHOWN]
     mask = NoiseTokens(model.config.traits.mask_token_id)
     noised = [noise_sample(s, mask, NoiseRecipe(), ObjectiveRecipe(), 0, 1, 0.5) for s in samples]
 
     def logits(chosen: list[int]) -> list[torch.Tensor]:
-        batch = collate([samples[i] for i in chosen], [noised[i] for i in chosen], 0, row_capacity)
+        packs = [len(chosen)] if packed else None
+        batch = collate([samples[i] for i in chosen], [noised[i] for i in chosen], 0, packs)
         media = {k: batch[k] for k in ("pixel_values", "pixel_values_videos") if k in batch}
         with torch.no_grad():
             out = model(input_ids=batch["ids"], rows=rows_of(batch), source=batch["source"], **media).logits

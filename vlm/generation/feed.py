@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from vlm.attention import PADDING, Rows
+from vlm.generation.drafts import Drafts
 from vlm.generation.request import State
-from vlm.generation.spans import Drafts, SingleTokens
+from vlm.generation.spans import SingleTokens
 from vlm.layout import clean_blocks
 
 
@@ -41,7 +42,7 @@ class Feed:
 def plan(state: State, traits) -> Feed:
     """The rows that take a running request one step on."""
     if state.draft is not None:
-        return _reading(state)
+        return reading(state.tokens[state.cached :], state.draft)
     shift = traits.prediction_shift
     clean = state.tokens[state.cached : state.block_start]
     open_slots = [i for i, token in enumerate(state.canvas) if token == traits.mask_token_id]
@@ -49,18 +50,15 @@ def plan(state: State, traits) -> Feed:
     if isinstance(state.strategy.spans, SingleTokens) or (shift == 1 and open_slots[:1] == [0]):
         return Feed(clean, len(clean), [0], [len(clean) - 1])
     reads = [len(clean) + i - shift for i in open_slots]
-    if drafts and shift == 0:
-        reads[0] = (
-            len(clean) - 1
-        )  # the first token of a draft is read as the AR mode reads it, so it needs no verifying
+    if drafts and shift == 0 and state.strategy.spans.says_first:
+        reads[0] = len(clean) - 1  # as the AR mode reads a draft's first token, so it needs no verifying
     return Feed(clean + state.canvas, len(clean), open_slots, reads)
 
 
-def _reading(state: State) -> Feed:
+def reading(pending: list[int], draft: list[int]) -> Feed:
     """The pass that verifies: final tokens without KV, then the draft, all clean."""
-    pending = state.tokens[state.cached :]
-    reads = list(range(len(pending) - 1, len(pending) + len(state.draft)))
-    ids = pending + state.draft
+    reads = list(range(len(pending) - 1, len(pending) + len(draft)))
+    ids = pending + draft
     return Feed(ids, len(ids), list(range(len(reads))), reads, verifies=True)
 
 
@@ -75,7 +73,7 @@ def rows_of(state: State, feed: Feed, traits) -> list[list[int]]:
     """The `Rows` columns of one request; positions count from the start of the cache that was handed in."""
     if traits.context_attention == "full":
         alike = [0] * len(feed.ids)  # one segment, one view; no rule of full attention reads the blocks
-        return [feed.positions or [], alike, alike, alike, alike]
+        return [feed.positions or [], alike, alike, alike, alike, alike]
     offset, n_noisy = state.offset, len(feed.ids) - feed.n_clean
     clean = range(state.cached + offset, state.cached + feed.n_clean + offset)
     start = state.block_start + offset
@@ -90,6 +88,7 @@ def rows_of(state: State, feed: Feed, traits) -> list[list[int]]:
         [0] * feed.n_clean + [1] * n_noisy,
         [b[0] + offset for b in borders] + [start] * n_noisy,
         [b[1] + offset for b in borders] + [end] * n_noisy,
+        [0] * feed.n_clean + [int(token == traits.mask_token_id) for token in feed.ids[feed.n_clean :]],
     ]
 
 
@@ -115,6 +114,6 @@ def clean_grid(state: State, traits) -> np.ndarray:
 
 def pack(columns: list[list[list[int]]], length: int, device) -> Rows:
     """Right-pad the columns of B requests to `Rows` of fields [B, length]."""
-    fills = (0, PADDING, 0, 0, 0)
+    fills = (0, PADDING, 0, 0, 0, 0)
     padded = [[c + [fill] * (length - len(c)) for c, fill in zip(request, fills)] for request in columns]
     return Rows(*torch.tensor(padded, device=device).unbind(1))

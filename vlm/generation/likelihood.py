@@ -256,7 +256,8 @@ def _clean_columns(start: int, stop: int, spans: list, length: int, size: int | 
     # Under causal context, which AR mode needs, no rule reads the borders.
     borders = clean_blocks(length, spans, size or traits.block_size, traits.block_origin)[start:stop]
     count = stop - start
-    return [list(range(start, stop)), [0] * count, [0] * count, borders[:, 0].tolist(), borders[:, 1].tolist()]
+    none = [0] * count
+    return [list(range(start, stop)), none, none, borders[:, 0].tolist(), borders[:, 1].tolist(), none]
 
 
 def _pass(

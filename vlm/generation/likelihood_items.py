@@ -117,8 +117,9 @@ def canvas_of(item: Item, block: Block, u: int, size: int) -> list[int]:
 def noisy_columns(views: list[tuple[Block, int]], size: int) -> list[list[int]]:
     """The `Rows` columns of one continuation's views."""
     rows = [
-        (position, 0, view, block.start, block.start + size)
-        for view, (block, _) in enumerate(views, 1)
+        (position, 0, view, block.start, block.start + size, int(position in hidden or position > block.slots[-1]))
+        for view, (block, u) in enumerate(views, 1)
+        for hidden in [{*block.slots[block.masks[u]].tolist()}]
         for position in range(block.start, block.start + size)
     ]
-    return [[row[i] for row in rows] for i in range(5)]
+    return [[row[i] for row in rows] for i in range(6)]

@@ -46,7 +46,7 @@ class Metrics(TrainerCallback):
         losses = self.trainer.over_processes(self.trainer.last)
         seconds = self.trainer.clock.report(now - self.since)
         logs.update(losses, tokens_per_second=round(self.rows / (now - self.since), 1))
-        logs["fill"] = round(self.rows / self.slots, 4)  # the share of the batches' places that hold tokens
+        logs["fill"] = round(self.rows / self.slots, 4)  # of the batches' places, or budgets where rows are packed
         logs["waiting"] = round(seconds["wait"] / (now - self.since), 4)  # the share of the time that data cost
         if self._measures(state):
             if self.trainer.measures_nelbo:

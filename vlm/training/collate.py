@@ -4,6 +4,7 @@ Runs in the main process when an update's micro-batches are gathered, so noise d
 and on nothing else: not on workers, ranks, or how samples were batched or packed.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from vision_encoders.pictures import joined
 from vlm.attention import PADDING, Rows
 from vlm.composite import joined_media
 from vlm.config import DiffusionTraits
-from vlm.layout import pack, packing
+from vlm.layout import pack
 from vlm.noise import (
     LOWEST,
     NoiseTokens,
@@ -33,9 +34,10 @@ IGNORED = -100
 
 @dataclass
 class NoisedSample:
-    """One sample's rows after noising: ids [R], diffusion targets and weights [R], AR targets [R]."""
+    """One sample's rows after noising: ids, 1 at masks, diffusion targets and their weights, AR targets; all [R]."""
 
     ids: np.ndarray
+    masked: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
     normaliser: float
@@ -91,7 +93,8 @@ def noise_sample(
         ids[rows] = corrupt(rng, layout.ids[rows], masked, tokens, noise.corruption, noise.random_share)
     targets = np.where(weights > 0, layout.ids, IGNORED)
     next_ids = np.append(layout.ids[1:], IGNORED)
-    return NoisedSample(ids, targets, weights, normaliser, np.where(layout.next_supervised, next_ids, IGNORED))
+    next_targets = np.where(layout.next_supervised, next_ids, IGNORED)
+    return NoisedSample(ids, (ids == tokens.mask).astype(np.int64), targets, weights, normaliser, next_targets)
 
 
 def nelbo_sample(sample: Prepared, mask_token_id: int, seed: int) -> NoisedSample:
@@ -117,35 +120,48 @@ def _pad(arrays: list[np.ndarray], fill: float) -> torch.Tensor:
 
 
 def collate(
-    samples: list[Prepared], noised: list[NoisedSample], pad_token_id: int, row_capacity: int | None = None
+    samples: list[Prepared], noised: list[NoisedSample], pad_token_id: int, packs: Sequence[int] | None = None
 ) -> dict[str, torch.Tensor]:
     """Tensors of one micro-batch: ids, source, row fields [B, R]; targets and weights [B, R]; pixels.
 
     Args:
-        row_capacity: samples share a row up to this many rows; None gives each sample its own.
+        packs: how many of the samples, in their order, share each row; None gives each its own.
+
+    Raises:
+        ValueError: for packs of more or fewer samples than there are.
     """
-    lengths = [len(sample.layout.ids) for sample in samples]
-    groups = [[i] for i in range(len(samples))] if row_capacity is None else packing(lengths, row_capacity)
+    groups = list(_shared(len(samples), [1] * len(samples) if packs is None else packs))
     layouts = [pack([samples[i].layout for i in group]) for group in groups]
     columns: dict[str, list[np.ndarray]] = {
         name: [np.concatenate([getattr(noised[i], name) for i in group]) for group in groups]
-        for name in ("ids", "targets", "weights", "next_targets")
+        for name in ("ids", "masked", "targets", "weights", "next_targets")
     }
     batch = {
         "ids": _pad(columns["ids"], pad_token_id),
         **{name: _pad([getattr(layout, name) for layout in layouts], fill) for name, fill in _ROW_FILL.items()},
+        "masked": _pad(columns["masked"], 0),
         "targets": _pad(columns["targets"], IGNORED),
         "weights": _pad([w.astype(np.float32) for w in columns["weights"]], 0),
         "next_targets": _pad(columns["next_targets"], IGNORED),
     }
     for name, field in (("pixel_values", "images"), ("pixel_values_videos", "frames")):
-        pixels = joined([getattr(samples[i].encoded, field) for group in groups for i in group])
+        pixels = joined([getattr(sample.encoded, field) for sample in samples])
         if pixels is not None:
             batch[name] = pixels
-    media = [samples[i].encoded.media for group in groups for i in group]
+    media = [sample.encoded.media for sample in samples]
     if any(found is not None for found in media):
         batch["media"] = joined_media([found for found in media if found is not None])
     return batch
+
+
+def _shared(n_samples: int, packs: Sequence[int]) -> Iterator[range]:
+    """The samples of each row."""
+    if sum(packs) != n_samples:
+        raise ValueError(f"packs of {sum(packs)} samples, but there are {n_samples}")
+    first = 0
+    for length in packs:
+        yield range(first, first + length)
+        first += length
 
 
 # What padding holds in each field of a layout that the model reads.
@@ -153,4 +169,4 @@ _ROW_FILL = {"source": -1, "position": 0, "segment": PADDING, "view": 0, "block_
 
 
 def rows_of(batch: dict[str, torch.Tensor]) -> Rows:
-    return Rows(*(batch[name] for name in ("position", "segment", "view", "block_start", "block_end")))
+    return Rows(*(batch[name] for name in ("position", "segment", "view", "block_start", "block_end", "masked")))

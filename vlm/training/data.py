@@ -1,4 +1,7 @@
-"""The training stream: playground samples, tokenised, laid out and cut into batches of similar length.
+"""The training stream: playground samples, tokenised, laid out and cut into batches.
+
+The samples of a window are cut into batches of similar length, one sample a row; under ``row_capacity`` into batches
+of packs, which fill their rows best fit first (`data_pipelines.packing`). A pack becomes one row as it was packed.
 
 A window of samples is a pure function of (seed, window number), so the stream restarts at any batch without replaying
 what came before: a position is (window, batch within it).
@@ -11,14 +14,15 @@ Of files, numbers are counted first and media read when their batch is due (`vlm
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import count, islice
+from dataclasses import dataclass, field, replace
+from itertools import chain, count, islice
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from data_pipelines import playground
 from data_pipelines.batching import length_buckets
+from data_pipelines.packing import packed_batches
 from data_pipelines.playground.base import Split, stream
 from data_pipelines.playground.conversation import chat
 from vlm.checkpoints.load import EMBEDDED
@@ -52,6 +56,13 @@ class Batch:
 
     samples: list[Prepared]
     position: tuple[int, int]
+    packs: list[int] | None = None  # how many of the samples, in their order, share each row; None: each has its own
+
+    @classmethod
+    def of(cls, packs: Iterable[list[Prepared]], position: tuple[int, int]) -> "Batch":
+        """Of the samples of each row; an empty row is left out."""
+        kept = [pack for pack in packs if pack]
+        return cls(list(chain.from_iterable(kept)), position, [len(pack) for pack in kept])
 
 
 class PlaygroundStream(IterableDataset):
@@ -79,32 +90,36 @@ class PlaygroundStream(IterableDataset):
         (index, number), batches = self.shard, self._batches()
         while True:
             turn = list(islice(batches, number))
-            yield Batch(turn[index].samples, turn[-1].position)
+            yield replace(turn[index], position=turn[-1].position)
 
     def _batches(self) -> Iterator[Batch]:
         """Samples are made up to a window ahead, while the trainer is busy with the one before."""
         (window, _), size = self.start, self.recipe.window
         made = in_order(self.attempt, count(window * size), self.recipe.workers, ahead=size)
-        return (Batch(samples, position) for position, samples in self._cut_on(made, self.good))
+        return (Batch.of(packs, position) for position, packs in self._cut_on(made, self.good))
 
     def _cut_on(self, results: Iterator, good: Callable[[Iterable], Iterable]) -> Iterator[tuple[tuple, list]]:
-        """Position and samples of every batch from the start on, of the results from the first window's first on."""
+        """Position and packs of every batch from the start on, of the results from the first window's first on."""
         (window, first), size = self.start, self.recipe.window
         while True:
-            for number, samples in enumerate(self._cut(window, good(islice(results, size)))):
+            for number, packs in enumerate(self._cut(window, good(islice(results, size)))):
                 if number >= first:
-                    yield (window, number), samples
+                    yield (window, number), packs
             window, first = window + 1, 0
 
     def window(self, number: int) -> Iterator[list[Prepared]]:
-        """The batches of one window, in their seeded order."""
+        """The samples of every batch of one window, in their seeded order."""
         size = self.recipe.window
-        return self._cut(number, self.samples(range(number * size, (number + 1) * size)))
+        samples = self.samples(range(number * size, (number + 1) * size))
+        return (list(chain(*packs)) for packs in self._cut(number, samples))
 
-    def _cut(self, window: int, samples: Iterable) -> Iterator[list]:
-        """Batches of samples, or of whatever else has rows."""
-        recipe = self.recipe
-        return length_buckets(samples, n_rows, recipe.rows_per_batch, recipe.window, seed=self.seed + window)
+    def _cut(self, window: int, samples: Iterable) -> Iterator[list[list]]:
+        """Batches of packs of samples, or of whatever else has rows."""
+        recipe, seed = self.recipe, self.seed + window
+        if recipe.row_capacity is None:
+            buckets = length_buckets(samples, n_rows, recipe.rows_per_batch, recipe.window, seed)
+            return ([[sample] for sample in bucket] for bucket in buckets)
+        return packed_batches(samples, n_rows, recipe.row_capacity, recipe.rows_per_batch, seed)
 
     def samples(self, indices: Iterable[int]) -> Iterator[Prepared]:
         """The samples at ``indices``, in their order."""

@@ -93,23 +93,25 @@ class OwnStream(PlaygroundStream):
         """Windows are planned by one process, media read by the others."""
         (window, _), recipe = self.start, self.recipe
         plans = in_order(self.plan, count(window * recipe.window), min(1, recipe.workers), ahead=recipe.window)
-        lengths: deque[tuple[tuple[int, int], int]] = deque()  # of the batches that are being read
+        cut: deque[tuple[tuple[int, int], list[int]]] = deque()  # packs' lengths, of the batches that are being read
 
         def due() -> Iterator[Planned | Prepared]:
-            for position, samples in self._cut_on(plans, partial(self.good, stage="plan")):
-                lengths.append((position, len(samples)))
-                yield from samples
+            for position, packs in self._cut_on(plans, partial(self.good, stage="plan")):
+                cut.append((position, [len(pack) for pack in packs]))
+                yield from chain(*packs)
 
         read = in_order(self.read, due(), recipe.workers, ahead=AHEAD)
         for first in read:
-            position, length = lengths.popleft()
-            if samples := list(self.good(chain([first], islice(read, length - 1)))):
-                yield Batch(samples, position)
+            position, lengths = cut.popleft()
+            results = chain([first], islice(read, sum(lengths) - 1))
+            batch = Batch.of([list(self.good(islice(results, length))) for length in lengths], position)
+            if batch.samples:
+                yield batch
 
     def window(self, number: int) -> Iterator[list[Prepared]]:
         size = self.recipe.window
         plans = self.good(map(self.plan, range(number * size, (number + 1) * size)), stage="plan")
-        batches = (list(self.good(map(self.read, batch))) for batch in self._cut(number, plans))
+        batches = (list(self.good(map(self.read, chain(*packs)))) for packs in self._cut(number, plans))
         return (batch for batch in batches if batch)
 
     def sample(self, index: int) -> Prepared:

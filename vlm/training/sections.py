@@ -100,12 +100,14 @@ class DataRecipe:
         phases: the mixture over time.
         block_sizes: block size to its share among samples.
         rows_per_batch: a batch holds at most this many rows, padding included.
-        window: samples sorted by length at a time.
+        window: samples sorted by length, or packed, at a time.
         workers: processes that make samples ahead of the trainer: the playground's up to a window, those of
             ``sources``, which one more process plans, up to 64.
         views: noisy views of every sample.
         last_block: ``fill`` completes an answer's last block with end tokens, ``truncate`` leaves it short.
-        row_capacity: samples of a batch share rows up to this many rows; None gives each sample its own.
+        row_capacity: samples of a window share rows of a batch, up to this many tokens in each, best fit first; a
+            longer sample has a row of its own, and ``rows_per_batch`` holds all the same. None gives each sample its
+            own row, in batches of similar length.
         growth: block sizes that grow with progress; they take the place of ``block_sizes``.
         sources: one's own data, mixed as `data_pipelines.mixture` says; it takes the place of ``phases``, of which the
             last still gives the held-out batch.

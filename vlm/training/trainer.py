@@ -126,13 +126,13 @@ class BlockDiffusionTrainer(Trainer):
             [noise_sample(s, tokens, recipe.noise, recipe.objective, recipe.seed, step, progress) for s in b.samples]
             for b in gathered
         ]
-        capacity = recipe.data.row_capacity
-        batches = [collate(b.samples, n, pad, capacity) for b, n in zip(gathered, noised)]
+        batches = [collate(b.samples, n, pad, b.packs) for b, n in zip(gathered, noised)]
+        budget = 0 if recipe.data.row_capacity is None else recipe.data.rows_per_batch
         self.totals = self.over_processes({
             "diffusion": sum(n.normaliser for batch in noised for n in batch),
             "next": float(sum((n.next_targets != IGNORED).sum() for batch in noised for n in batch)),
             "rows": sum(len(s.layout.ids) for b in gathered for s in b.samples),
-            "slots": sum(batch["ids"].numel() for batch in batches),  # padding too
+            "slots": sum(max(batch["ids"].numel(), budget) for batch in batches),  # padding too, and a budget's room
         })  # fmt: skip
         self._computed = 0
         self.update_ids = [s.encoded.id for b in gathered for s in b.samples]

@@ -24,6 +24,7 @@ CASES = {
     "shift 1": {"prediction_shift": 1},
     "block causal": {"context_attention": "block_causal"},
     "sequence grid": {"block_origin": "sequence"},
+    "causal blocks": {"block_attention": "causal", "block_origin": "sequence"},
     "block causal, sequence grid, shift 1": {
         "context_attention": "block_causal", "block_origin": "sequence", "prediction_shift": 1,
     },
@@ -78,6 +79,7 @@ def view_logprobs(model, request: Request, continuation: list[int], start: int, 
         torch.tensor([0] * end + [1] * size)[None],
         torch.cat([torch.tensor(borders[:, 0]), torch.full((size,), start)])[None],
         torch.cat([torch.tensor(borders[:, 1]), torch.full((size,), start + size)])[None],
+        torch.cat([torch.zeros(end, dtype=torch.long), (canvas == traits.mask_token_id).long()])[None],
     )
     logits = model.head(model.decode(torch.cat([embeds, noisy], 1), rows))[0].log_softmax(-1)
     shift = traits.prediction_shift

@@ -3,12 +3,14 @@
 Layouts against each other, on a tiny float64 model: packed rows and the doubled layout give the plain loss."""
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from data_pipelines.packing import best_fit
 from tests.vlm.training.small import data_recipe, pair, stream
 from train import main
 from vlm.attention import PADDING
@@ -41,6 +43,24 @@ def test_noise_is_the_same_whatever_the_batch_or_its_order():
             for name in FIELDS:
                 single = alone[i][name][0]
                 assert torch.equal(together[name][row, : len(single)], single)
+
+
+def test_a_pack_is_one_row_of_its_samples_as_packed_each_with_the_noise_it_has_alone():
+    for batch in islice(stream(recipe=data_recipe(row_capacity=450)), 4):
+        tensors = collate(batch.samples, [noised(s) for s in batch.samples], PAD, batch.packs)
+        assert len(tensors["ids"]) == len(batch.packs) < len(batch.samples)
+        rest = iter(batch.samples)
+        for row, length in enumerate(batch.packs):
+            alone = [collate([s], [noised(s)], PAD) for s in islice(rest, length)]
+            for name in set(FIELDS) - {"source"}:  # which counts rows from the row's beginning
+                expected = torch.cat([single[name][0] for single in alone])
+                assert torch.equal(tensors[name][row, : len(expected)], expected), name
+            assert (tensors["segment"][row, len(expected) :] == PADDING).all()
+
+
+def test_packs_of_another_number_of_samples_are_refused():
+    with pytest.raises(ValueError, match="packs of 3 samples, but there are 2"):
+        collate(SAMPLES[:2], [noised(s) for s in SAMPLES[:2]], PAD, [1, 2])
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"step": 4}])
@@ -288,21 +308,29 @@ LAYOUTS = [
     {"prediction_shift": 1},
     {"context_attention": "block_causal", "block_origin": "sequence"},
     {"context_attention": "block_causal"},
+    {"block_attention": "causal"},
 ]
 
 
 @pytest.mark.parametrize("traits", [*LAYOUTS, {"context_attention": "full"}], ids=str)
 def test_packed_rows_give_the_unpacked_loss(traits):
-    """Images, several images and a video in one row; two views; the same logits at every supervised row."""
+    """Images, several images and a video in one row; two views; the same logits at every supervised row.
+
+    Beside them every sample in a forward of its own, whose losses add up to the same.
+    """
     model, samples = pair(**traits)[0], with_views(2, **traits)
     results = [noised(sample) for sample in samples]
     lengths = [len(sample.layout.ids) for sample in samples]
     alone = collate(samples, results, PAD)
-    packed = collate(samples, results, PAD, row_capacity=2 * max(lengths))
-    assert len(packed["ids"]) < len(samples) and len(alone["ids"]) == len(samples)
+    packs = best_fit(lengths, 2 * max(lengths))
+    order = [i for pack in packs for i in pack]
+    packed = collate([samples[i] for i in order], [results[i] for i in order], PAD, [len(pack) for pack in packs])
+    assert len(packed["ids"]) == len(packs) < len(samples) == len(alone["ids"]) and order != sorted(order)
     logits, *losses = logits_and_losses(model, alone, samples, results)
     packed_logits, *packed_losses = logits_and_losses(model, packed, samples, results)
     assert packed_losses == pytest.approx(losses, rel=1e-6)
+    each = [logits_and_losses(model, collate([s], [r], PAD), samples, results) for s, r in zip(samples, results)]
+    assert packed_losses[0] == pytest.approx(sum(diffusion for _, diffusion, _ in each), rel=1e-6)
     by_row = [(logits.sum(-1).sort(), logits), (packed_logits.sum(-1).sort(), packed_logits)]
     first, second = (values[order.indices] for order, values in by_row)
     assert torch.allclose(first, second, atol=1e-9)

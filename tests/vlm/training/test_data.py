@@ -1,19 +1,23 @@
 """The training stream: pure in (seed, index), restartable anywhere, complete, within its budget, readable back."""
 
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, takewhile
 
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
 from data_pipelines import playground
+from data_pipelines.batching import length_buckets
 from data_pipelines.playground.base import stream as item_stream
 from tests.vlm.training.small import MIXED, data_recipe, stream
 from vlm.layout import answer_spans
 from vlm.training.curricula import Phase
 from vlm.training.data import chat, tokenizer_texts
 from vlm.training.recipe import DataRecipe
+
+PACKED = data_recipe(rows_per_batch=500, row_capacity=250)
+CUTS = pytest.mark.parametrize("recipe", [None, PACKED], ids=["buckets", "packs"])
 
 
 def same(a, b) -> bool:
@@ -39,14 +43,15 @@ def test_another_seed_gives_other_samples():
     assert not any(same(stream(seed=0).sample(i), stream(seed=1).sample(i)) for i in range(6))
 
 
-def test_restarting_at_any_position_continues_exactly():
-    batches = list(islice(stream(), 9))
+@CUTS
+def test_restarting_at_any_position_continues_exactly(recipe):
+    batches = list(islice(stream(recipe=recipe), 12))
     assert {batch.position[0] for batch in batches} >= {0, 1, 2}
     for at, batch in enumerate(batches):
-        dataset = stream()
+        dataset = stream(recipe=recipe)
         dataset.start = batch.position
         for expected, found in zip(batches[at : at + 3], dataset):
-            assert found.position == expected.position
+            assert found.position == expected.position and found.packs == expected.packs
             assert all(same(a, b) for a, b in zip(expected.samples, found.samples, strict=True))
 
 
@@ -68,6 +73,30 @@ def test_every_sample_of_a_window_comes_once_and_within_the_budget(number):
     for batch in batches:
         longest = max(len(sample.layout.ids) for sample in batch)
         assert len(batch) == 1 or longest * len(batch) <= dataset.recipe.rows_per_batch
+
+
+def test_packs_fill_rows_and_rows_fill_batches():
+    """Every sample of four windows once; the same samples at the same size as without packing."""
+    batches, plain = list(takewhile(lambda b: b.position[0] < 4, stream(recipe=PACKED))), stream()
+    samples = [sample for batch in batches for sample in batch.samples]
+    in_order = sorted(samples, key=lambda s: int(s.encoded.id.split("/")[1]))
+    assert len(samples) == 32 and all(same(sample, plain.sample(i)) for i, sample in enumerate(in_order))
+    for batch in batches:
+        assert sum(batch.packs) == len(batch.samples)
+        rest = iter(batch.samples)
+        packs = [[sample.rows for sample in islice(rest, length)] for length in batch.packs]
+        assert all(sum(pack) <= 250 or len(pack) == 1 for pack in packs)
+        assert max(map(sum, packs)) * len(packs) <= 500 or len(batch.samples) == 1
+    assert any(len(batch.packs) > 1 and max(batch.packs) > 1 for batch in batches)
+    assert any(batch.samples[0].rows > 250 for batch in batches)  # above the capacity, and not dropped
+
+
+def test_without_a_capacity_every_sample_has_a_row_in_batches_of_similar_length():
+    dataset = stream()
+    samples = [dataset.sample(i) for i in range(8)]
+    expected = length_buckets(samples, lambda s: len(s.layout.ids), 900, 8, seed=0)
+    for batch, bucket in zip(islice(dataset, 2), expected, strict=True):
+        assert ids(batch) == [s.encoded.id for s in bucket] and batch.packs == [1] * len(bucket)
 
 
 def test_a_sample_above_the_budget_stands_alone():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from data_pipelines.batching import length_buckets
 from data_pipelines.errors import DataError
 from data_pipelines.media import open_media
 from data_pipelines.mixture import Source
+from data_pipelines.packing import packed_batches
 from tests.vlm.tiny import tiny_model
 from tests.vlm.training.small import data_recipe, pair
 from train import main
@@ -57,17 +59,25 @@ def ids(batch) -> list[str]:
     return [sample.encoded.id for sample in batch.samples]
 
 
-def test_batches_go_on_from_any_position_and_processes_share_them(folder):
-    sources = [write(folder, llava(10)), Source("playground:counting", weight=1)]
-    batches = [batch for batch, _ in zip(own(folder, sources), range(12))]
+def packs(batch) -> list[list[str]]:
+    """The samples of every row."""
+    rest = iter(ids(batch))
+    return [list(islice(rest, length)) for length in batch.packs]
+
+
+@pytest.mark.parametrize("capacity", [None, 200])
+def test_batches_go_on_from_any_position_and_processes_share_them(folder, capacity):
+    sources, cut = [write(folder, llava(10)), Source("playground:counting", weight=1)], {"row_capacity": capacity}
+    batches = [batch for batch, _ in zip(own(folder, sources, **cut), range(12))]
     for at in (1, 4, 7):
-        again = own(folder, sources)
+        again = own(folder, sources, **cut)
         again.start = batches[at].position
-        assert [ids(batch) for batch, _ in zip(again, range(3))] == [ids(batch) for batch in batches[at : at + 3]]
+        assert [packs(batch) for batch, _ in zip(again, range(3))] == [packs(b) for b in batches[at : at + 3]]
     for index in (0, 1):
-        shared = own(folder, sources)
+        shared = own(folder, sources, **cut)
         shared.shard = (index, 2)
-        assert [ids(batch) for batch, _ in zip(shared, range(4))] == [ids(b) for b in batches[index:8:2]]
+        assert [packs(batch) for batch, _ in zip(shared, range(4))] == [packs(b) for b in batches[index:8:2]]
+    assert any(len(pack) > 1 for batch in batches for pack in packs(batch)) == (capacity is not None)
     assert any("playground/counting" in name for batch in batches for name in ids(batch))
     assert any(len(sample.encoded.images) == 0 for batch in batches for sample in batch.samples)
 
@@ -126,12 +136,17 @@ def moving(folder) -> Source:
     return write(folder, records)
 
 
-def test_windows_are_cut_as_if_all_their_samples_had_been_read(folder):
+@pytest.mark.parametrize("capacity", [None, 200])
+def test_windows_are_cut_as_if_all_their_samples_had_been_read(folder, capacity):
     """The oracle makes every sample first and cuts then, as a window was once cut."""
-    stream = own(folder, [moving(folder), Source("playground:counting", weight=1)])
+    stream = own(folder, [moving(folder), Source("playground:counting", weight=1)], row_capacity=capacity)
     for number in range(3):
         made = [stream.sample(index) for index in range(8 * number, 8 * number + 8)]
-        expected = length_buckets(made, lambda s: len(s.layout.ids), 900, 8, seed=stream.seed + number)
+        if capacity is None:
+            expected = length_buckets(made, lambda s: len(s.layout.ids), 900, 8, seed=stream.seed + number)
+        else:
+            batches = packed_batches(made, lambda s: len(s.layout.ids), capacity, 900, seed=stream.seed + number)
+            expected = [[sample for pack in batch for sample in pack] for batch in batches]
         found = list(stream.window(number))
         assert [[s.encoded.id for s in batch] for batch in found] == [[s.encoded.id for s in b] for b in expected]
         for sample in (s for batch in found for s in batch):
@@ -154,17 +169,18 @@ def test_media_are_read_when_their_batch_is_due_and_not_before(folder, monkeypat
         assert len(opened) == read < 20
 
 
-def test_damaged_pixels_leave_their_place_in_the_batch_empty(folder):
-    sources = [write(folder, llava(8))]
-    whole = [ids(batch) for batch, _ in zip(own(folder, sources, buffer=1), range(6))]
+@pytest.mark.parametrize("capacity", [None, 200])
+def test_damaged_pixels_leave_their_place_in_the_batch_empty(folder, capacity):
+    sources, settings = [write(folder, llava(8))], {"buffer": 1, "row_capacity": capacity}
+    whole = [packs(batch) for batch, _ in zip(own(folder, sources, **settings), range(6))]
     path = folder / "pictures" / "green.png"
     Image.effect_noise((30, 20), 50).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:-40])  # its header stays
     bad = ("item 2 (", "item 5 (", "item 8 (")
-    left = [[name for name in batch if not any(item in name for item in bad)] for batch in whole]
-    expected = [batch for batch in left if batch]
-    found = own(folder, sources, buffer=1)
-    assert [ids(batch) for batch, _ in zip(found, expected)] == expected != whole
+    left = [[[name for name in pack if not any(item in name for item in bad)] for pack in batch] for batch in whole]
+    expected = [kept for batch in left if (kept := [pack for pack in batch if pack])]
+    found = own(folder, sources, **settings)
+    assert [packs(batch) for batch, _ in zip(found, expected)] == expected != whole
     reasons = skipped_reasons(folder / "skipped.jsonl")
     assert len(reasons) == 3 and all("green.png" in r and "truncated or damaged" in r for r in reasons)
 

@@ -57,27 +57,29 @@ def test_workers_wait_when_enough_results_do(tmp_path):
 
 
 def ids(batches) -> list:
-    return [([s.encoded.id for s in batch.samples], batch.position) for batch in batches]
+    return [([s.encoded.id for s in batch.samples], batch.packs, batch.position) for batch in batches]
 
 
-def test_the_playground_stream_is_the_same_with_any_number_of_workers():
-    here = list(islice(stream(), 12))
-    there = list(islice(stream(recipe=data_recipe(workers=2)), 12))
+@pytest.mark.parametrize("capacity", [None, 450])
+def test_the_playground_stream_is_the_same_with_any_number_of_workers(capacity):
+    here = list(islice(stream(recipe=data_recipe(row_capacity=capacity)), 12))
+    there = list(islice(stream(recipe=data_recipe(row_capacity=capacity, workers=2)), 12))
     assert ids(here) == ids(there) and here[-1].position[0] > 1
     for one, other in zip(here, there):
         for a, b in zip(one.samples, other.samples):
             assert np.array_equal(a.encoded.images, b.encoded.images) and np.array_equal(a.layout.ids, b.layout.ids)
-    again = stream(recipe=data_recipe(workers=2))
+    again = stream(recipe=data_recipe(row_capacity=capacity, workers=2))
     again.start = here[4].position
     assert ids(islice(again, 3)) == ids(here[4:7])
 
 
-def test_own_samples_are_the_same_and_bad_ones_listed_once_with_workers(folder):  # noqa: F811
+@pytest.mark.parametrize("capacity", [None, 200])
+def test_own_samples_are_the_same_and_bad_ones_listed_once_with_workers(folder, capacity):  # noqa: F811
     sources = [spoilt(folder), Source("playground:counting", weight=1)]
-    here = ids(islice(own(folder, sources), 12))
+    here = ids(islice(own(folder, sources, row_capacity=capacity), 12))
     listed = sorted(skipped_reasons(folder / "skipped.jsonl"))
     (folder / "skipped.jsonl").unlink()
-    assert ids(islice(own(folder, sources, workers=2), 12)) == here
+    assert ids(islice(own(folder, sources, workers=2, row_capacity=capacity), 12)) == here
     assert sorted(skipped_reasons(folder / "skipped.jsonl")) == listed and len(set(listed)) == len(listed) >= 4
 
 

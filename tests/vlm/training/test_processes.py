@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
@@ -32,7 +33,7 @@ from vlm.training.recipe import NoiseRecipe, ObjectiveRecipe, OptimRecipe
 from vlm.training.trainer import BlockDiffusionTrainer, checkpoints
 
 ROOT = Path(__file__).parents[3]
-DATA = data_recipe(rows_per_batch=500)  # a window of eight samples in several batches
+DATA = data_recipe(rows_per_batch=500, row_capacity=250)  # a window of eight samples in several batches, packed
 
 
 def in_float64(source) -> tuple[VLMForBlockDiffusion, VLMProcessor]:
@@ -50,16 +51,16 @@ def staged(folder: Path, name: str, **changes):
 
 def first_update(model) -> tuple[list[dict[str, torch.Tensor]], dict[str, float]]:
     """The stream's first two batches as tensors, and their normalisers."""
-    batches = [batch.samples for batch in islice(stream(recipe=DATA), 2)]
+    batches = list(islice(stream(recipe=DATA), 2))
     tokens = NoiseTokens(model.config.traits.mask_token_id)
     noised = [
-        [noise_sample(s, tokens, NoiseRecipe(), ObjectiveRecipe(), 0, step=0, progress=0.0) for s in samples]
-        for samples in batches
+        [noise_sample(s, tokens, NoiseRecipe(), ObjectiveRecipe(), 0, step=0, progress=0.0) for s in batch.samples]
+        for batch in batches
     ]
     drawn = [draw for one in noised for draw in one]
     nexts = sum(int((draw.next_targets != IGNORED).sum()) for draw in drawn)
     totals = {"diffusion": sum(draw.normaliser for draw in drawn), "next": nexts}
-    return [collate(samples, draws, 0) for samples, draws in zip(batches, noised)], totals
+    return [collate(batch.samples, draws, 0, batch.packs) for batch, draws in zip(batches, noised)], totals
 
 
 def gradient_step(model, share: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -162,17 +163,18 @@ def test_a_step_of_two_processes_under_fsdp2_is_that_of_one(folder):
     assert_close(load_file(folder / "sharded.safetensors"), gradient_step(model, share))
 
 
+@pytest.mark.parametrize("data", [DATA, replace(DATA, row_capacity=None)], ids=["packs", "buckets"])
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_the_processes_share_the_stream_without_loss_or_repetition(ranks):
-    sample = cache(stream(recipe=DATA).sample)
+def test_the_processes_share_the_stream_without_loss_or_repetition(ranks, data):
+    sample = cache(stream(recipe=data).sample)
 
     def shard_of(rank, ranks, start=(0, 0)):
-        dataset = stream(recipe=DATA)
+        dataset = stream(recipe=data)
         dataset.sample, dataset.shard, dataset.start = sample, (rank, ranks), start
         return dataset
 
     def names(batch):
-        return [sample.encoded.id for sample in batch.samples]
+        return batch.packs, [sample.encoded.id for sample in batch.samples]
 
     whole = list(islice(shard_of(0, 1), 3 * ranks))
     assert whole[-1].position[0] > 0  # past a window's end

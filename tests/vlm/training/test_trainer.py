@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -240,22 +241,22 @@ def test_accumulated_pieces_equal_one_big_batch(tmp_path, cuts):
 
 @pytest.mark.parametrize("capacity", [None, 450])
 def test_fill_is_the_share_of_places_that_hold_tokens(tmp_path, monkeypatch, capacity):
-    """Counted on what the model is handed, between one line of metrics and the next."""
+    """Counted on what the model is handed, between one line of metrics and the next; of budgets where it is packed."""
     model, processor = tiny_model(dtype=torch.float32)
     handed, inner = [], BlockDiffusionTrainer.compute_loss
 
     def counting(self, model, inputs, **rest):
-        handed.append((inputs["segment"] != PADDING).flatten())
+        held = inputs["segment"] != PADDING
+        handed.append((held.sum().item(), held.numel() if capacity is None else data.rows_per_batch, len(held)))
         return inner(self, model, inputs, **rest)
 
     monkeypatch.setattr(BlockDiffusionTrainer, "compute_loss", counting)
     data = data_recipe(row_capacity=capacity)
     recipe = small_recipe(tmp_path, max_steps=4, save_steps=4, log_steps=2, accumulation=2, eval_steps=100, data=data)
-    dataset = stream(recipe=data)
-    batches = [[dataset.sample(i) for i in range(n, n + 2 + n % 3)] for n in range(8)]
-    BlockDiffusionTrainer(model, processor, Given(batches), recipe).resume()
-    expected = [torch.cat(handed[at : at + 4]).double().mean().item() for at in (0, 4)]
-    assert len(handed) == 8 and 0.3 < min(expected) < 1
+    BlockDiffusionTrainer(model, processor, stream(recipe=data), recipe).resume()
+    assert [n_rows for *_, n_rows in handed] == [len(b.packs) for b in islice(stream(recipe=data), 8)]
+    expected = [sum(h[0] for h in part) / sum(h[1] for h in part) for part in (handed[:4], handed[4:])]
+    assert 0.3 < min(expected) < max(expected) < 1
     assert [line["fill"] for line in metrics(tmp_path)] == pytest.approx(expected, abs=1e-4)
 
 
@@ -328,8 +329,9 @@ def test_a_half_written_checkpoint_is_ignored_and_metrics_are_cut_to_the_resumed
 
 
 @pytest.mark.slow
-def test_resuming_in_the_middle_of_an_accumulated_window_continues_exactly(start, tmp_path):
-    recipe = {"accumulation": 3, "max_steps": 7, "log_steps": 1}
+@pytest.mark.parametrize("changes", [{}, {"rows_per_batch": 600, "row_capacity": 300}], ids=["buckets", "packs"])
+def test_resuming_in_the_middle_of_an_accumulated_window_continues_exactly(start, tmp_path, changes):
+    recipe = {"accumulation": 3, "max_steps": 7, "log_steps": 1, "data": data_recipe(**changes)}
     run(small_recipe(tmp_path / "straight", start, **recipe))
     run(small_recipe(tmp_path / "cut", start, **recipe))
     shutil.rmtree(tmp_path / "cut" / "checkpoint-7")
