@@ -1,4 +1,7 @@
-"""Tell what a checkpoint is: family, traits, sizes, memory, legal modes, and what was inferred. Loads no weights.
+"""Tell what a checkpoint is: family, traits, sizes, memory, legal modes, what it reads, and what was inferred.
+
+No weights are loaded, and tensors are counted, not compared. A directory that loading would refuse for anything else
+is refused here with the same line.
 
 python -m vlm.inspect embedded
 python -m vlm.inspect runs/base --json
@@ -43,6 +46,9 @@ def text(found: Description) -> str:
     if found.traits is not None:
         for name, value in asdict(found.traits).items():
             lines.append(f"trait     {name:<22}{value!s:<16}{found.origins.get(name, 'default')}")
+    for name, (said, where) in found.inputs.read.items():
+        lines.append(f"reads     {name:<18}{said} ({where})")
+    lines += [f"missing   {what}" for what in found.inputs.missing]
     for mode, reason in found.modes.items():
         lines.append(f"mode      {mode:<13}{'legal' if reason is None else 'refused: ' + reason}")
     if found.policies:

@@ -135,6 +135,8 @@ class VLMProcessor(ProcessorMixin):
     def _expanded_chat(self, messages, sizes, add_generation_prompt) -> tuple[np.ndarray, np.ndarray, list[bool]]:
         """Ids [L], answer marks [L], and which of the media are videos."""
         refuse_reserved(self.tokenizer, messages)
+        if not (self.chat_template or self.tokenizer.chat_template):
+            raise ValueError("the model has no chat template, by which a conversation is written")
         chat = self.tokenizer.apply_chat_template(
             messages,
             chat_template=self.chat_template or self.tokenizer.chat_template,

@@ -30,8 +30,8 @@ def check_own(source: str) -> None:
 
 
 def refuse_quantised(source: str, tensors: dict[str, Tensor]) -> None:
-    """CheckpointError if the weights are not plain floating-point numbers."""
-    odd = [name for name, tensor in tensors.items() if tensor.dtype not in FLOATS]
+    """CheckpointError if the weights are not plain floating-point numbers; single numbers may count something."""
+    odd = [name for name, tensor in tensors.items() if tensor.dtype not in FLOATS and tensor.shape]
     if odd or read_config(source).get("quantization_config"):
         kind = tensors[odd[0]].dtype if odd else "a quantization_config"
         raise CheckpointError(f"{source}: quantised weights ({kind}{' in ' + listed(odd) if odd else ''}) do not load")

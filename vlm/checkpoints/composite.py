@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import (
     AutoConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -89,14 +90,7 @@ def assemble_composite(
         tokenizer: with the mask.
         ends: tokens that end an answer.
     """
-    own = composite.config
-    config = VLMConfig(
-        composite_config=deepcopy(own),
-        image_token_id=own.image_token_id,
-        video_token_id=-1 if getattr(own, "video_token_id", None) is None else own.video_token_id,
-        diffusion=traits,
-        conversion=conversion,
-    )
+    config = config_around(deepcopy(composite.config), traits, conversion)
     model = VLMForBlockDiffusion(config, composite).eval()
     reserved = (traits.mask_token_id, config.image_token_id, config.video_token_id)
     model.generation_config = BlockGenerationConfig(
@@ -107,6 +101,17 @@ def assemble_composite(
         block_size=traits.block_size,
     )
     return model
+
+
+def config_around(own: PreTrainedConfig, traits: DiffusionTraits, conversion: dict[str, Any]) -> VLMConfig:
+    """Our config of a model whose decoder is a whole one with the config ``own``."""
+    return VLMConfig(
+        composite_config=own,
+        image_token_id=own.image_token_id,
+        video_token_id=-1 if getattr(own, "video_token_id", None) is None else own.video_token_id,
+        diffusion=traits,
+        conversion=conversion,
+    )
 
 
 def ends_told(source: str, raw: dict, tokenizer, more: tuple[int, ...] = ()) -> list[int]:

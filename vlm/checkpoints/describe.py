@@ -8,14 +8,24 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from vlm.checkpoints.complete import check_own, refuse_outsized
-from vlm.checkpoints.families import FAMILIES
+from vlm.checkpoints.complete import check_own, refuse_outsized, refuse_quantised
+from vlm.checkpoints.composite import config_around
+from vlm.checkpoints.families import FAMILIES, family_of
 from vlm.checkpoints.files import UNUSABLE, CheckpointError, Tensor, one_line, read_config, read_tensors
 from vlm.checkpoints.foreign import backbone_config, load_tokenizer, refuse_unknown, traits_of
+from vlm.checkpoints.inputs import (
+    Inputs,
+    autoregressive_inputs,
+    inputs_of,
+    own_processor,
+    refuse_contradictions,
+    text_inputs,
+)
 from vlm.checkpoints.quantize import RUN
-from vlm.checkpoints.whole import whole_config, whole_traits
+from vlm.checkpoints.whole import prepared, whole_config, whole_traits
 from vlm.checkpoints.whole_families import WHOLE
 from vlm.composite import COMPOSITES
+from vlm.composite_processor import CompositeProcessor
 from vlm.config import DiffusionTraits, VLMConfig
 from vlm.generation.commit import POLICIES
 from vlm.generation.config import MODES, BlockGenerationConfig
@@ -27,7 +37,9 @@ _DECODER_LINEAR = re.compile(r"(^|\.)layers\.\d+\..*(proj|gate|w[123])\.weight$|
 
 
 _INSIDE = {
-    "projector": re.compile(r"(^|\.)(multi_modal_projector|connector|visual\.(merger|deepstack_merger_list))\."),
+    "projector": re.compile(
+        r"(^|\.)(mm_projector|multi_modal_projector|connector|visual\.(merger|deepstack_merger_list))\."
+    ),
     "vision_tower": re.compile(r"(^|\.)(visual|vision_tower|vision_model)\."),
 }
 
@@ -47,6 +59,7 @@ class Description:
         modes: decoding mode to why it is refused, None where it is legal.
         policies: commit policies that block mode takes.
         conversion: what was chosen when it was converted.
+        inputs: tokenizer, turns and pictures.
     """
 
     source: str
@@ -61,6 +74,7 @@ class Description:
     policies: tuple[str, ...] = ()
     conversion: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    inputs: Inputs = field(default_factory=Inputs)
 
 
 def describe(source: str) -> Description:
@@ -84,9 +98,10 @@ def describe(source: str) -> Description:
             return describe_diffusion_gemma(source, tensors)
         if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in COMPOSITES:
             refuse_unknown(source)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        text, inputs = config.get_text_config(), autoregressive_inputs(source, config)
         note = "autoregressive: python -m vlm.convert makes it a block-diffusion checkpoint"
-        return Description(source, kind, config.model_type, **_sizes(tensors, config), note=note)
+        return Description(source, kind, text.model_type, **_sizes(tensors, text), note=note, inputs=inputs)
     except CheckpointError:
         raise
     except UNUSABLE as error:
@@ -100,34 +115,49 @@ def _own(source: str, tensors: dict[str, Tensor]) -> Description:
     traits, conversion = config.traits, getattr(config, "conversion", None) or {}
     origins = {name: "config.json" for name in config.diffusion}
     sizes = _sizes(tensors, config.text_config)
+    processor = own_processor(source, config)
+    refuse_contradictions(source, config, processor)
     told = {"traits": traits, "origins": origins, "conversion": conversion, **_legal(config)}
+    told["inputs"] = inputs_of(source, config, processor)
     return Description(source, VLMConfig.model_type, config.text_config.model_type, **sizes, **told)
 
 
 def _foreign(source: str, raw: dict, tensors: dict[str, Tensor]) -> Description:
     if raw["model_type"] in WHOLE:
         return _whole(source, raw, tensors)
-    family = FAMILIES[raw["model_type"]]
+    refuse_quantised(source, tensors)
+    family = family_of(raw)
     text = backbone_config(source, raw, family)
     refuse_outsized(source, text, tensors)
     tokenizer = load_tokenizer(source)
     traits, origins = traits_of(raw, family, tokenizer, {})
-    if traits.mask_token_id not in tokenizer.get_vocab().values():
+    if not family.bare_mask and traits.mask_token_id not in tokenizer.get_vocab().values():
         raise CheckpointError(f"{source}: the mask token {traits.mask_token_id} is not in the tokenizer")
-    told = {"traits": traits, "origins": origins, "note": family.note}
-    told |= _legal(VLMConfig(text_config=text, diffusion=traits))
+    told = {"traits": traits, "origins": _sizes_told(origins), "note": family.note}
+    told |= {**_legal(VLMConfig(text_config=text, diffusion=traits)), "inputs": text_inputs(source, tokenizer)}
     return Description(source, raw["model_type"], family.backbone, **_sizes(tensors, text), **told)
 
 
 def _whole(source: str, raw: dict, tensors: dict[str, Tensor]) -> Description:
-    family = WHOLE[raw["model_type"]]
+    refuse_quantised(source, tensors)
+    family, tokenizer = WHOLE[raw["model_type"]], load_tokenizer(source)
     config = whole_config(source, raw, family)
     text = config.get_text_config()
     refuse_outsized(source, text, tensors)
-    traits, origins = whole_traits(raw, family, load_tokenizer(source), {})
-    told = {"traits": traits, "origins": origins, "note": family.note}
-    told |= _legal(VLMConfig(composite_config=config, diffusion=traits))
+    traits, origins = whole_traits(raw, family, tokenizer, {})
+    _, fresh, original = prepared(source, config, tokenizer, traits.mask_token_id, family)
+    ours = config_around(config, traits, {})
+    processor = CompositeProcessor(fresh, original, ours)
+    refuse_contradictions(source, ours, processor)
+    code = None if family.llava is None else "the code that trained it"
+    told = {"traits": traits, "origins": _sizes_told(origins), "note": family.note}
+    told |= {**_legal(ours), "inputs": inputs_of(source, ours, processor, code)}
     return Description(source, raw["model_type"], family.backbone, **_sizes(tensors, text), **told)
+
+
+def _sizes_told(origins: dict[str, str]) -> dict[str, str]:
+    """Origins of traits, with that of the block sizes that training has seen, which follow from the block size."""
+    return {"trained_block_sizes": "inferred from block_size", **origins}
 
 
 def _legal(config: VLMConfig) -> dict[str, Any]:

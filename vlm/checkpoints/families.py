@@ -6,9 +6,12 @@ out the block size or the mask id: the family's value then stands in, and the lo
 
 SDAR: arXiv 2510.06303, grid from the sequence's start, block-causal context. LLaDA: arXiv 2502.09992, one stream in
 which everything sees everything. A2D: the dllm project's conversions of Qwen and Llama by BD3-LM (arXiv 2503.09573).
+WeDLM: arXiv 2512.22737, Qwen2.5 or Qwen3 under plain causal attention over rows in an order of their own: what is
+written first, masks behind, each where its position says. That is causal block attention. It was trained in blocks of
+32 beside its AR mode, and decodes in windows that begin anywhere.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 _SDAR = {"context_attention": "block_causal", "prediction_shift": 0, "block_origin": "sequence"}
@@ -29,6 +32,8 @@ class Family:
         fields: config field there to its name in the backbone's config; fields of the same name need no entry.
         names: regular expression to replacement, tensor name there to that of the backbone.
         needs: config field to the only value that the backbone can compute, where the field is given.
+        told: which traits the config may say.
+        bare_mask: its mask is a row of the table, whether the tokenizer has a token for it or not.
         ends: tokens that end an answer, beside those that the directory names.
         note: what a person should know about what was assumed.
     """
@@ -38,6 +43,8 @@ class Family:
     fields: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     needs: dict[str, Any] = field(default_factory=dict)
+    told: tuple[str, ...] = ("block_size", "mask_token_id")
+    bare_mask: bool = False
     ends: tuple[int, ...] = ()
     note: str = ""
 
@@ -87,6 +94,23 @@ LLADA = Family(
     note="the grid of blocks is decoding's own: under full attention training knows none",
 )
 
+_WEDLM = Family(
+    backbone="qwen3",
+    traits={
+        "context_attention": "causal",
+        "block_attention": "causal",
+        "prediction_shift": 0,
+        "block_origin": "response",
+        "ar_mode": True,
+        "off_grid_ok": True,
+        "block_size": 32,
+        "mask_token_id": 151665,
+    },
+    needs={"use_sliding_window": False},
+    bare_mask=True,
+    ends=(151645, 151643),
+)
+
 FAMILIES: dict[str, Family] = {
     "sdar": Family("qwen3", _SDAR, ends=(151645, 151643)),
     "sdar_moe": Family("qwen3_moe", _SDAR, ends=(151645, 151643)),
@@ -94,13 +118,18 @@ FAMILIES: dict[str, Family] = {
     "a2d-qwen3": Family("qwen3", _A2D, note=_A2D_NOTE),
     "a2d-qwen2": Family("qwen2", _A2D, note=_A2D_NOTE),
     "a2d-llama": Family("llama", _A2D, note=_A2D_NOTE),
+    "wedlm": _WEDLM,
 }
+
+
+def family_of(raw: dict) -> Family:
+    """The family of a config, whose ``model_type`` is in `FAMILIES`; WeDLM's says which of two backbones it has."""
+    family = FAMILIES[raw["model_type"]]
+    return replace(family, backbone="qwen2") if family is _WEDLM and not raw.get("qk_norm") else family
+
 
 # model_type to why it cannot be loaded: the reason that a person gets to read.
 REFUSED: dict[str, str] = {
-    "diffusionvl_qwen": "DiffusionVL (SigLIP): the names of its tensors are not known here for sure",
-    "llava_llada": "LLaDA-V: the names of its tensors are not known here for sure",
-    "wedlm": "WeDLM's masks see each other causally in an order of their own, which is not a block's attention",
     "llada2_moe": "LLaDA2 has a mixture-of-experts decoder that transformers lacks",
     "llada_moe": "LLaDA-MoE has a decoder that transformers lacks",
     "dream": "Dream denoises the whole answer at once with shifted predictions and has no blocks",

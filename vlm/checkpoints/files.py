@@ -5,6 +5,7 @@ before any weight is read.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 INDEX = "model.safetensors.index.json"
 LFS_POINTER = b"version https://git-lfs"
+SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 SHOWN = 10  # tensors that a message lists
 # What a damaged or foreign file makes transformers, peft and tokenizers raise.
 UNUSABLE = (
@@ -96,10 +98,14 @@ def read_tensors(directory: str) -> dict[str, Tensor]:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The safetensors files of a directory; CheckpointError if one that the index names is not there."""
+    """The safetensors files of a directory; CheckpointError if one that the index names is not there, or the index."""
     index = read_json(folder / INDEX)
     if index is None:
-        return sorted(folder.glob("*.safetensors"))
+        found = sorted(folder.glob("*.safetensors"))
+        pieces = [path.name for path in found if SHARD.search(path.name)]
+        if pieces and not (folder / "model.safetensors").is_file():
+            raise CheckpointError(f"{folder}: no {INDEX}, which names all the shards; here are {listed(pieces)}")
+        return found
     try:
         names = sorted(set(index["weight_map"].values()))
     except (TypeError, KeyError, AttributeError) as error:

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from vision_encoders import VisionEncoder
 from vlm.checkpoints.complete import refuse_outsized, refuse_quantised
-from vlm.checkpoints.families import FAMILIES, REFUSED, Family
+from vlm.checkpoints.families import FAMILIES, REFUSED, Family, family_of
 from vlm.checkpoints.files import (
     CheckpointError,
     one_line,
@@ -26,7 +26,7 @@ from vlm.checkpoints.files import (
     refuse_differences,
 )
 from vlm.checkpoints.reading import weights_of
-from vlm.checkpoints.vocabulary import Vocabulary, grow, vocabulary
+from vlm.checkpoints.vocabulary import Vocabulary, grow, registered, vocabulary
 from vlm.checkpoints.whole_families import WHOLE
 from vlm.composite import COMPOSITES
 from vlm.config import TRAIT_NAMES, DiffusionTraits, VLMConfig
@@ -52,10 +52,13 @@ def load_foreign(
         CheckpointError: one line that names what is wrong.
     """
     raw = read_config(source)
-    family = FAMILIES[raw["model_type"]]
+    family = family_of(raw)
     config = backbone_config(source, raw, family)
     tokenizer = load_tokenizer(source)
     traits, origins = traits_of(raw, family, tokenizer, given or {})
+    if family.bare_mask:
+        mask = registered(tokenizer, traits.mask_token_id, config.vocab_size)
+        tokenizer.backend_tokenizer.add_special_tokens([mask.token])
     for name in ("block_size", "mask_token_id"):  # a config may say them: the other traits are the family's own
         if origins[name] not in ("config.json", "given"):
             _log.warning("%s: %s is %s, from %s", source, name, getattr(traits, name), origins[name])
@@ -100,7 +103,7 @@ def traits_of(raw: dict, family: Family, tokenizer, given: dict[str, Any]) -> tu
     """
     values, origins = dict(family.traits), {name: "the family's default" for name in family.traits}
     for name in TRAIT_NAMES:
-        if raw.get(name) is not None and name in ("block_size", "mask_token_id"):
+        if raw.get(name) is not None and name in family.told:
             values[name], origins[name] = raw[name], "config.json"
         if given.get(name) is not None:
             values[name], origins[name] = given[name], "given"
@@ -108,7 +111,11 @@ def traits_of(raw: dict, family: Family, tokenizer, given: dict[str, Any]) -> tu
         if tokenizer.mask_token_id is None:
             raise ValueError("neither config.json nor the tokenizer says which token is the mask")
         values["mask_token_id"], origins["mask_token_id"] = tokenizer.mask_token_id, "the tokenizer"
-    values.setdefault("trained_block_sizes", (values["block_size"],))
+    if values["context_attention"] != "causal":  # a person's choice: what the family can do under causal context ends
+        values |= {"ar_mode": False, "block_attention": "bidirectional", "off_grid_ok": False}
+    size, causal = values["block_size"], values.get("block_attention") == "causal"
+    # The first rows of a causal block see none of the masks behind them: a smaller block has been trained with it.
+    values.setdefault("trained_block_sizes", tuple(range(1, size + 1)) if causal else (size,))
     return DiffusionTraits(**values), origins
 
 

@@ -23,12 +23,12 @@ from vlm.checkpoints.files import (
     refuse_differences,
 )
 from vlm.checkpoints.foreign import load_foreign, refuse_unknown
+from vlm.checkpoints.inputs import own_processor, refuse_contradictions
 from vlm.checkpoints.quantize import check_kind
 from vlm.checkpoints.quantize import quantize as quantized
 from vlm.checkpoints.reading import weights_of
 from vlm.checkpoints.whole import load_whole
 from vlm.checkpoints.whole_families import WHOLE
-from vlm.composite_processor import processor_of
 from vlm.config import VLMConfig
 from vlm.generation.config import BlockGenerationConfig
 from vlm.model import VLMForBlockDiffusion
@@ -74,6 +74,7 @@ def load(
             loaded, processor = _load_own(source, dtype)
         else:
             refuse_unknown(source)
+        refuse_contradictions(source, loaded.config, processor)
     except CheckpointError:
         raise
     except UNUSABLE as error:
@@ -105,13 +106,7 @@ def _load_own(source: str, dtype: torch.dtype) -> tuple[VLMForBlockDiffusion, VL
     )  # fmt: skip
     refuse_differences(source, told)
     loaded.name_or_path = loaded.config.name_or_path = source
-    processor = processor_of(source, config)
-    if processor.vision_config != config.vision_config:
-        raise CheckpointError(f"{source}: processor_config.json is missing, or of another vision encoder")
-    mask, known = config.traits.mask_token_id, processor.tokenizer.mask_token_id
-    if mask != known:
-        raise CheckpointError(f"{source}: the mask token is {mask} in config.json but {known} in the tokenizer")
-    return loaded, processor
+    return loaded, own_processor(source, config)
 
 
 def base_of(adapter: str) -> str:

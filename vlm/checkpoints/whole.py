@@ -2,10 +2,12 @@
 
 The composite is the transformers class of the family's backbone, with the config translated and the tensors renamed
 (`vlm.checkpoints.whole_families`); its processor is put together from the backbone's classes and the directory's own
-settings and chat template. No code that a checkpoint brings is ever run.
+settings and chat template, or from what LLaVA's code has in their place (`vlm.checkpoints.llava`). No code that a
+checkpoint brings is ever run.
 """
 
 import logging
+from copy import deepcopy
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from vlm.checkpoints.composite import assemble_composite, ends_told
 from vlm.checkpoints.files import CheckpointError, one_line, read_config, read_json
 from vlm.checkpoints.foreign import BOOKKEEPING, load_tokenizer, load_weights, refuse_values
-from vlm.checkpoints.vocabulary import NAMES, plain_tokenizer, registered
+from vlm.checkpoints.llava import as_onevision, llava_processor, placeholders
+from vlm.checkpoints.vocabulary import NAMES, Special, grow, plain_tokenizer, registered
 from vlm.checkpoints.whole_families import WHOLE, WholeFamily
 from vlm.composite_processor import CompositeProcessor
 from vlm.config import DiffusionTraits
@@ -46,25 +49,48 @@ def load_whole(
     family = WHOLE[raw["model_type"]]
     config = whole_config(source, raw, family)
     traits, origins = whole_traits(raw, family, tokenizer, given or {})
+    _warn(source, family, traits, origins)
+    tokens, fresh, original = prepared(source, config, tokenizer, traits.mask_token_id, family)
+    composite = load_weights(source, config, dtype, family.names, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    grow(composite, 1 + max(token.id for token in tokens.values()))
+    conversion = {
+        "source": Path(source).name,
+        "family": raw["model_type"],
+        "traits_from": origins,
+        "tokens": {role: f"{token.token} ({token.id}, {token.how})" for role, token in tokens.items()},
+        "turns": "the original's chat template" if family.llava is None else "those of the code that trained it",
+    }
+    ends = ends_told(source, raw, fresh, family.ends)
+    model = assemble_composite(composite, traits, conversion, fresh, ends)
+    known = fresh.get_vocab()
+    model.generation_config.suppress_tokens += [known[token] for token in family.silent if token in known]
+    return model, CompositeProcessor(fresh, original, model.config)
+
+
+def _warn(source: str, family: WholeFamily, traits: DiffusionTraits, origins: dict[str, str]) -> None:
+    """Say what was assumed."""
     for name in ("block_size", "mask_token_id"):
         if origins[name] == "the family's default":
             _log.warning("%s: %s is %s, from %s", source, name, getattr(traits, name), origins[name])
     if family.note:
         _log.warning("%s: %s", source, family.note)
-    original = processor_there(source, family)
-    composite = load_weights(source, config, dtype, family.names, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
-    mask = registered(tokenizer, traits.mask_token_id, composite.get_input_embeddings().weight.shape[0])
-    fresh = plain_tokenizer(tokenizer, {"mask": mask}, None)
-    conversion = {
-        "source": Path(source).name,
-        "family": raw["model_type"],
-        "traits_from": origins,
-        "tokens": {"mask": f"{mask.token} ({mask.id}, {mask.how})"},
-        "turns": "the original's chat template",
-    }
-    ends = ends_told(source, raw, fresh, family.ends)
-    model = assemble_composite(composite, traits, conversion, fresh, ends)
-    return model, CompositeProcessor(fresh, original, model.config)
+
+
+def prepared(
+    source: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, mask: int, family: WholeFamily
+) -> tuple[dict[str, Special], PreTrainedTokenizerFast, ProcessorMixin]:
+    """Special tokens by role, the tokenizer with them, and the processor that the model was trained with.
+
+    Raises:
+        CheckpointError: there is no usable processor.
+        ValueError: the table has no row for the mask.
+    """
+    tokens = {"mask": registered(tokenizer, mask, config.get_text_config().vocab_size)}
+    if family.llava is None:
+        return tokens, plain_tokenizer(tokenizer, tokens, None), processor_there(source, family)
+    tokens |= placeholders(tokenizer, tokens["mask"], config)
+    fresh = plain_tokenizer(tokenizer, tokens, None)
+    return tokens, fresh, llava_processor(source, config, deepcopy(fresh), family.llava)
 
 
 def whole_config(source: str, raw: dict, family: WholeFamily) -> PreTrainedConfig:
@@ -74,6 +100,8 @@ def whole_config(source: str, raw: dict, family: WholeFamily) -> PreTrainedConfi
         CheckpointError: it has no vision_config, or a field has a value that the backbone cannot compute.
     """
     refuse_values(source, raw, family.needs)
+    if family.llava is not None:
+        raw = as_onevision(source, raw, family.llava)
     if not isinstance(raw.get("vision_config"), dict):
         raise CheckpointError(f"{source}: config.json has no vision_config")
     text = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw

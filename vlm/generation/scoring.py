@@ -102,6 +102,9 @@ def score(
         samplers, generators: of every row.
         edit: changes a chunk of logits [C, V] in place; its second argument is the chunk's first row.
         vocab_size: V, from which the chunk's rows are worked out.
+
+    Raises:
+        ValueError: the logits are not numbers.
     """
     rows, parts = max(1, CHUNK // vocab_size), []
     for start in range(0, len(hidden), rows):
@@ -109,7 +112,10 @@ def score(
         logits = logits.float() if logits.element_size() < 4 else logits
         edit(logits, start)
         parts.append(_propose(logits, samplers[start : start + rows], generators[start : start + rows]))
-    return Scores.cat(parts)
+    scores = Scores.cat(parts)
+    if scores.probability.isnan().any() and not all(head(part).isfinite().all() for part in hidden.split(rows)):
+        raise ValueError("the model computes NaN: its weights or its adapter's are damaged, or overflow in this dtype")
+    return scores
 
 
 def _propose(logits: torch.Tensor, samplers: list[Sampler], generators: list[torch.Generator]) -> Scores:

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import infer
-from tests.vlm.checkpoints.sources import language_model, sdar
+from tests.vlm.checkpoints.sources import bare_tokenizer, language_model, save, sdar
 from tests.vlm.cli import lively
-from vlm import inspect
+from vlm import convert, inspect
 from vlm.checkpoints import complete
 from vlm.checkpoints.files import CheckpointError, Tensor
 
@@ -71,6 +71,7 @@ BOTH = {  # kind, what is done to it, what both commands say
     "integer weights": ("own", integers, ["quantised weights", "I8"]),
     "an index of nothing": ("sdar", written(INDEX, "[]"), [INDEX, "weight_map"]),
     "an index without files": ("sdar", written(INDEX, '{"weight_map": []}'), [INDEX, "weight_map"]),
+    "shards without their index": ("sdar", gone(INDEX), [INDEX, "names all the shards", "model-00001-of-"]),
     "a shard still loading": ("sdar", first_shard_gone, ["1 of ", "model-00001-of-"]),
     "sizes left out": ("sdar", fields(hidden_size=None, intermediate_size=None), ["hidden_size 4096", "larger model"]),
     "block size a word": ("sdar", fields(block_size="x"), ["block_size 'x'", "whole number"]),
@@ -104,6 +105,15 @@ def test_what_is_sound_is_not_refused(kinds, capsys):
     for kind in ("own", "sdar"):
         assert infer.main(["--model", str(kinds / kind), "--prompt", "red", "--max-new-tokens", "2"]) == 0
         assert inspect.main([str(kinds / kind)]) == 0
+
+
+def test_a_towers_counters_are_no_quantised_weights(tmp_path, capsys):
+    """Batch norms count their batches in whole numbers."""
+    save(language_model("qwen3", 320, torch.float32), bare_tokenizer(), tmp_path / "lm")
+    assert convert.main([str(tmp_path / "lm"), str(tmp_path / "m"), "--vision", "timm:resnet10t"]) == 0
+    assert any(tensor.dtype == torch.int64 for tensor in load_file(tmp_path / "m" / "model.safetensors").values())
+    assert infer.main(["--model", str(tmp_path / "m"), "--prompt", "red", "--max-new-tokens", "2"]) == 0
+    assert inspect.main([str(tmp_path / "m")]) == 0 and "timm resnet10t" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("family", ["llama", "smollm", "qwen3", "gemma3_text", "qwen3_moe"])

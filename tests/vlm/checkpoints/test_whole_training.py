@@ -36,8 +36,10 @@ def doubled_sight(kind: str, blocks: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def restated(kind: str, stock, clean: torch.Tensor, media: dict, noised: dict[int, int], start: int) -> torch.Tensor:
-    """Logits [L, V] of the noised copy, in which position p holds the token ``noised[p]``."""
+def doubled(
+    kind: str, stock, clean: torch.Tensor, media: dict, noised: dict[int, int], start: int, sight=doubled_sight
+) -> torch.Tensor:
+    """Logits [2L, V] of the noised copy, in which position p holds the token ``noised[p]``, and of the clean one."""
     prompt, length = read(kind, stock, clean, media), max(noised) + 1
     table = stock.get_input_embeddings()
     fill = table(torch.tensor([[noised[p] for p in range(len(clean), length)]], dtype=torch.long))
@@ -53,9 +55,9 @@ def restated(kind: str, stock, clean: torch.Tensor, media: dict, noised: dict[in
         seen = torch.nn.functional.pad(prompt.extra["visual_pos_masks"], (0, max(0, length - len(clean))))[:, :length]
         twice = [layer.repeat(2, 1) for layer in prompt.extra["deepstack_visual_embeds"]]
         given |= {"visual_pos_masks": seen.repeat(1, 2), "deepstack_visual_embeds": twice}
-    allowed = doubled_sight(kind, numbers(kind, start, length))[None, None]
+    allowed = sight(kind, numbers(kind, start, length))[None, None]
     hidden = stock.get_decoder()(inputs_embeds=torch.cat([x_t, x_0], 1), attention_mask=allowed, **given)
-    return stock.lm_head(hidden.last_hidden_state[0, :length])
+    return stock.lm_head(hidden.last_hidden_state[0])
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -72,7 +74,7 @@ def test_noised_rows_are_those_of_the_doubled_sequence(kind, tmp_path_factory):
     positions, ids = rows.position[0, at].tolist(), batch["ids"][0, at].tolist()
     start = int(encoded.is_answer.argmax())
     clean = torch.from_numpy(encoded.input_ids)
-    expected = restated(kind, stock, clean, media, dict(zip(positions, ids)), start)[positions]
+    expected = doubled(kind, stock, clean, media, dict(zip(positions, ids)), start)[positions]
     assert (found[at] - expected).abs().max() <= 1e-9
     masked = sum(token == model.config.traits.mask_token_id for token in ids)
     assert 0 < masked < len(ids) and len(positions) >= encoded.is_answer.sum()
