@@ -51,6 +51,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="block diffusion, one token per forward, or drafts that the latter verifies",
     )
     how.add_argument("--decoder", metavar="NAME", help="a published decoder; other flags prevail over its values")
+    how.add_argument(
+        "--verifier", metavar="DIR|HUB_ID", help="a second model that reads the drafts of --mode speculative"
+    )
     how.add_argument("--list-decoders", action="store_true", help="which there are, and which the model can run")
     how.add_argument("--policy", metavar="NAME", help="which slots a pass commits (default: those above --threshold)")
     how.add_argument("--policy-arg", action="append", default=[], metavar="K=X", help="a value the policy takes")
@@ -58,7 +61,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--slot", action="append", default=[], metavar="NAME[.K=X]", help="another strategy, or a value it takes"
     )
     how.add_argument("--threshold", type=float, metavar="X", help="commit every token at least this sure, in (0, 1]")
-    how.add_argument("--block-size", type=int, metavar="N", help="tokens per block, one that was trained")
+    how.add_argument(
+        "--block-size", type=int, metavar="N", help="tokens per block, a trained number (drafts: the largest of them)"
+    )
     how.add_argument("--denoising-steps", type=int, metavar="N", help="fixed steps per block instead of a threshold")
     how.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer in tokens")
     how.add_argument("--temperature", type=float, metavar="X", help="0 is greedy (default 0)")
@@ -147,6 +152,8 @@ def _run(arguments: argparse.Namespace) -> int:
     grammar = _grammar(arguments)  # and so are a bad schema and a bad pattern
     arguments.policy_args, arguments.stop_strings = _policy_args(arguments.policy_arg), arguments.stop
     arguments.slots = _slots(arguments.slot)
+    if arguments.verifier is not None:
+        arguments.slots = {**(arguments.slots or {}), "verifier": {"model": arguments.verifier}}
     how = (arguments.adapter, dtype, arguments.device, arguments.quantize)
     model, processor = open_model(arguments.model, *how, asked=vars(arguments))
     if arguments.list_decoders:

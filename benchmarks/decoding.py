@@ -160,7 +160,7 @@ def _run(arguments: argparse.Namespace) -> dict:
 def _config(model, mode: str, arguments: argparse.Namespace) -> BlockGenerationConfig:
     own: Mapping = {
         "block": {name: getattr(arguments, name) for name in ("policy", "threshold", "block_size")},
-        "speculative": {"block_size": arguments.block_size},
+        "speculative": {"block_size": arguments.block_size or model.config.traits.block_size},  # that of the ceilings
         "ar": {},
     }
     return settings(model, mode=mode, **own[mode])

@@ -1,8 +1,8 @@
 """Which waiting requests join the batch, and what of their prompts is known already."""
 
+from vlm.generation.drafts import Drafts
 from vlm.generation.prefix import common_prefix
 from vlm.generation.request import Request, State
-from vlm.generation.spans import Drafts
 
 WORTH_WAITING = 32  # shared tokens for which a request waits one pass, so that they are read once
 
@@ -11,13 +11,17 @@ def check(model, request: Request, strategy, offset: int) -> int:
     """How many tokens a request may generate behind ``offset`` cached ones.
 
     Raises:
-        ValueError: for an empty prompt, one that leaves no room for a block within the position range, or a canvas
-            that the mode or a grammar cannot keep.
+        ValueError: for an empty prompt, one that leaves no room for a block within the position range, one that a
+            verifier cannot read, or a canvas that the mode or a grammar cannot keep.
     """
     length, size = len(request.input_ids), strategy.spans.size
     limit = model.config.text_config.max_position_embeddings
     if length == 0:
         raise ValueError("the prompt is empty")
+    verifier = strategy.spans.verifier if isinstance(strategy.spans, Drafts) else None
+    if verifier is not None:
+        verifier.check(request, offset)
+        limit = min(limit, verifier.limit)
     if offset and model.config.traits.positions == "mrope":
         raise ValueError("a cache cannot be continued under positions 'mrope': it does not say where its text ends")
     blocks = (limit - offset - length) // size

@@ -174,7 +174,8 @@ def _committed(state: State, width: int) -> list[float]:
 
 
 def _slots_at_open(state: State) -> int:
-    """How many slots the open block had to fill: its size less the known tokens it began with."""
+    """How many slots the open block had to fill: its size less the known tokens it began with, and blocks held."""
     if state.canvas is None:
         return 0
-    return len(state.canvas) - (len(state.tokens) - state.block_start)
+    slots, spans = len(state.canvas) - (len(state.tokens) - state.block_start), state.strategy.spans
+    return min(slots, spans.size) if spans.holds else slots

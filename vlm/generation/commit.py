@@ -221,9 +221,9 @@ class LocalLeap:
 class WeDLM:
     """Slots whose entropy, made dearer by their distance from the first open slot, lies below ``tau``.
 
-    The selector of WeDLM's streaming decoding (arXiv 2512.22737), without its window: that needs causal slots. The
-    slot with the lowest penalised entropy is always committed. Defaults are the released engine's; the paper
-    recommends tau between 0.3 and 0.6 and, one token a step, a penalty of 0.1.
+    The selector of WeDLM's streaming decoding (arXiv 2512.22737); its window is `windows.Streaming`. The slot with the
+    lowest penalised entropy is always committed. Defaults are the released engine's; the paper recommends tau between
+    0.3 and 0.6 and, one token a step, a penalty of 0.1.
 
     Attributes:
         tau: nats, any number, compared with <; 0 or less commits one slot a step.

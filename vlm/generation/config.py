@@ -21,7 +21,7 @@ class BlockGenerationConfig(GenerationConfig):
             (blocks drafted in parallel and read by the AR mode, whose greedy output it gives).
         policy: which slots a denoising step commits, a name in `vlm.generation.commit.POLICIES`.
         policy_args: fields of that policy other than its threshold or steps, by name.
-        block_size: tokens per block; None means the checkpoint's default.
+        block_size: tokens per block; None means the checkpoint's default, in mode ``speculative`` the largest trained.
         denoising_steps: steps per block under ``static`` and ``learn2pd``; None means one token per step.
         threshold: confidence from which policies that have one (`THRESHOLDED`) commit, in (0, 1].
         slots: strategies of the scoring, finish and spans slots by name, each with its fields, see

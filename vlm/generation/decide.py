@@ -5,18 +5,27 @@ from collections.abc import Callable
 import torch
 
 from vlm.generation.blocks import chosen_rows
+from vlm.generation.drafts import Drafts
 from vlm.generation.feed import Feed
 from vlm.generation.finish import extend, log, ready, settle
 from vlm.generation.request import State
 from vlm.generation.scoring import score
-from vlm.generation.spans import Drafts
 from vlm.generation.verify import agreed
 
 
-def decide(model, states: list[State], feeds: list[Feed], hidden: torch.Tensor) -> list[int]:
+def decide(
+    head: Callable[[torch.Tensor], torch.Tensor],
+    vocab_size: int,
+    traits,
+    states: list[State],
+    feeds: list[Feed],
+    hidden: torch.Tensor,
+) -> list[int]:
     """Write what a pass decides into the states; returns how many of each request's rows the cache may keep.
 
     Args:
+        head: hidden states to logits, of ``vocab_size`` tokens.
+        traits: of the model that has made the pass.
         hidden: [B, L, D] of the rows fed.
     """
     owners = [(b, number) for b, feed in enumerate(feeds) for number in range(len(feed.reads))]
@@ -24,14 +33,14 @@ def decide(model, states: list[State], feeds: list[Feed], hidden: torch.Tensor) 
         return [feed.n_clean for feed in feeds]
     index = torch.tensor([(b, feeds[b].reads[n]) for b, n in owners], device=hidden.device)  # [S, 2]
     scores = score(
-        model.head,
+        head,
         hidden[index[:, 0], index[:, 1]],
         [states[b].strategy.sampler for b, _ in owners],
         [states[b].generator for b, _ in owners],
         _edit(states, feeds, owners),
-        model.get_output_embeddings().weight.shape[0],
+        vocab_size,
     )
-    traits, counts, start = model.config.traits, [], 0
+    counts, start = [], 0
     chosen = chosen_rows(states, feeds, scores)
     for state, feed in zip(states, feeds):
         own = slice(start, start + len(feed.reads))
@@ -113,7 +122,7 @@ def _conclude(
 ) -> int:
     """Write one request's decisions; returns how many of its rows are final."""
     if feed.verifies:
-        return _verify(state, tokens, probabilities)
+        return _verify(state, feed, tokens, probabilities)
     if isinstance(state.strategy.spans, Drafts):
         _draft(state, feed, tokens, probabilities)
     else:
@@ -155,7 +164,7 @@ def _valid(state: State, tokens: list[int], chosen: list[bool]) -> list[bool]:
 def _draft(state: State, feed: Feed, tokens: list[int], probabilities: list[float]) -> None:
     """Keep a draft to be read by the next pass. Its first token may be final already: it was read as AR reads it."""
     state.canvas, state.step = None, state.step + 1
-    if feed.reads[0] < feed.n_clean:
+    if feed.reads[0] < feed.n_clean and state.strategy.spans.says_first:
         _append(state, tokens[:1], probabilities[:1])
         tokens = tokens[1:]
     if state.finish_reason is None:
@@ -164,13 +173,14 @@ def _draft(state: State, feed: Feed, tokens: list[int], probabilities: list[floa
         state.draft = None if draft is None else draft[: max(0, state.end - len(state.tokens) - 1)]
 
 
-def _verify(state: State, tokens: list[int], probabilities: list[float]) -> int:
+def _verify(state: State, feed: Feed, tokens: list[int], probabilities: list[float]) -> int:
     """Keep the draft as far as it agrees, and the token behind it, unless the answer ends before."""
+    first = len(state.tokens) + len(state.draft) - len(feed.ids)  # position of the first row fed
     count = agreed(state.draft, tokens)
     state.strategy.spans.learn(state, count)
     state.draft = None
     _append(state, tokens[: count + 1], probabilities[: count + 1])
-    return len(state.tokens) - 1 - state.cached  # the last of them is fed by the next pass
+    return len(state.tokens) - 1 - first  # the last of them is fed by the next pass
 
 
 def _append(state: State, tokens: list[int], probabilities: list[float]) -> None:

@@ -1,12 +1,13 @@
 """DiffuSpec (arXiv 2510.02358): which path of a draft to read, and how long the next draft is.
 
-Both strategies work on the drafts of the speculative mode, `spans.Drafts`, together or alone. The AR mode reads every
+Both strategies work on the drafts of the speculative mode, `drafts.Drafts`, together or alone. The AR mode reads every
 draft, so greedy output is the AR mode's token for token, whatever they choose; what they change is how many tokens of
 a draft are kept, and at what cost.
 
-The paper drafts with one model and verifies with another. Here the drafter's own weights verify, in their AR mode, and
-a draft's first token is AR's already where the pass that drafts can read it. No code of the authors is public: figures
-are the paper's, roundings a reproduction's.
+The paper drafts with one model and verifies with another, which here is the slot ``verifier``: answers are then that
+model's own. Without one the drafter's own weights verify, in their AR mode, and a draft's first token is AR's already
+where the pass that drafts can read it. No code of the authors is public: figures are the paper's, roundings a
+reproduction's.
 """
 
 from dataclasses import dataclass, field

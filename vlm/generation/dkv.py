@@ -19,7 +19,7 @@ class DelayedKV(KeptRows):
     """Keeps tokens from one pass after they were written (dKV-Cache-Decode); masks are never kept.
 
     Everything is fed in the first two passes of a block and in every pass whose number is a multiple of ``refresh``:
-    8 in the authors' example for LLaDA, 2 in their script, 16 in their example for Dream.
+    8 in the authors' example for LLaDA, 4 by default in their function, 16 in their example for Dream.
     """
 
     refresh: int | None = 8

@@ -82,15 +82,17 @@ def settle(state: State, mask_token_id: int) -> None:
 
     A request stops as soon as every slot before what ends it is final: slots behind can no longer change the answer.
     It also stops when as many tokens as it may generate are final. Sliding spans move what is final at once, and keep
-    the filled slots behind it for the window's next place.
+    the filled slots behind it for the window's next place; spans that hold keep the last filled slots back for it.
     """
     canvas, spans = state.canvas, state.strategy.spans
     known, first_mask = _filled(state, mask_token_id)
     new, ends = canvas[known:first_mask], _ends(state, mask_token_id)
     if _enough(state, mask_token_id, ends) or (spans.slides and new):
-        extend(state, new, [log(p) for p in state.confidence[known:first_mask]], ends)
-        if spans.slides:
-            state.rest = list(zip(canvas[first_mask:], state.confidence[first_mask:]))
+        over = ends is not None or len(new) >= state.end - len(state.tokens)
+        stop = first_mask if over else max(known, first_mask - spans.holds)
+        extend(state, canvas[known:stop], [log(p) for p in state.confidence[known:stop]], ends)
+        if spans.slides or spans.holds:
+            state.rest = list(zip(canvas[stop:], state.confidence[stop:]))
         if spans.varies:
             state.blocks.append((state.block_start, state.block_start + len(canvas)))
         state.canvas = state.external = None

@@ -13,7 +13,8 @@ keep for a few passes although it is not exact stands behind it in the cache: se
 
 Autoregressive decoding is the same loop with blocks of one slot that is read from the clean row before it. Under
 prediction shift 1 the first slot of every block is read that way too. Speculative decoding drafts a block in one pass
-and reads it, as clean rows, in the next. Requests of all modes share a batch; they join and leave between passes.
+and reads it, as clean rows, in the next, which may be a pass of a second model (`verifier`). Requests of all modes
+share a batch; they join and leave between passes.
 """
 
 import time
@@ -27,14 +28,15 @@ from vlm.cache import BlockCache
 from vlm.composite_rows import beside_prompts, known_prompt, picture_borders, read_prompt
 from vlm.generation.admission import admit, check
 from vlm.generation.decide import decide, force, forced
+from vlm.generation.drafts import Drafts
 from vlm.generation.feed import Feed, clean_grid, closing, pack, rows_of
 from vlm.generation.finish import extend, settle
 from vlm.generation.planning import places, planned
 from vlm.generation.prefix import PrefixStore, symbols_of
 from vlm.generation.request import Request, State
 from vlm.generation.reuse import parts_of
-from vlm.generation.spans import Drafts
 from vlm.generation.strategy import Strategy
+from vlm.generation.verifier import reads_apart
 
 
 class Loop:
@@ -129,7 +131,11 @@ class Loop:
         running = [state for state in self.batch if state.finish_reason is None]
         for state in running:
             self._open(state)
-        feeds = [planned(s, self.traits) if s.finish_reason is None else Feed() for s in self.batch]
+        apart = [state for state in running if reads_apart(state)]
+        for state in apart:
+            state.strategy.spans.verifier.read(state)
+        going = [state.finish_reason is None and state not in apart for state in self.batch]
+        feeds = [planned(state, self.traits) if goes else Feed() for state, goes in zip(self.batch, going)]
         if any(feed.ids for feed in feeds):
             self._pass(self.batch, feeds)
         if self.on_step is not None:
@@ -187,7 +193,8 @@ class Loop:
         held = [state.offset + state.cached + len(state.kept) for state in states]  # less, if a block was closed
         self.cache.crop(torch.tensor(held, device=self.model.device))
         hidden = self._forward(states, feeds)
-        counts = decide(self.model, states, feeds, hidden)
+        vocab_size = self.model.get_output_embeddings().weight.shape[0]
+        counts = decide(self.model.head, vocab_size, self.traits, states, feeds, hidden)
         stay = [count + feed.n_kept for feed, count in zip(feeds, counts)]
         self.cache.commit(torch.tensor(stay, device=self.model.device))
         for row, (state, feed, count) in enumerate(zip(states, feeds, counts)):

@@ -12,6 +12,7 @@ from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.preset import Preset
 from vlm.generation.presets_commit import COMMITTING
 from vlm.generation.presets_passes import PASSES
+from vlm.generation.spans import default_size
 
 PRESETS: dict[str, Preset] = {**COMMITTING, **PASSES}
 
@@ -19,7 +20,8 @@ PRESETS: dict[str, Preset] = {**COMMITTING, **PASSES}
 def override(config: BlockGenerationConfig, given: dict[str, Any], traits: DiffusionTraits) -> None:
     """Set ``given`` settings; a ``decoder`` among them first sets everything its preset decides.
 
-    Fields in a given ``slots`` are set beside the preset's own.
+    Fields in a given ``slots`` are set beside the preset's own. A mode that is given without a block size takes its
+    own default (`spans.default_size`) where the size so far was no more than the default of the mode before.
 
     Raises:
         ValueError: for a preset that there is not.
@@ -35,6 +37,9 @@ def override(config: BlockGenerationConfig, given: dict[str, Any], traits: Diffu
         if isinstance(given.get("slots"), dict):
             names = {**preset.slots, **given["slots"]}
             given["slots"] = {name: {**preset.slots.get(name, {}), **(names[name] or {})} for name in names}
+    mode = given.get("mode") or config.mode
+    if mode != config.mode and config.block_size in (None, default_size(traits, config.mode)):
+        config.block_size = default_size(traits, mode)
     for name, value in given.items():
         setattr(config, name, value)
 

@@ -17,7 +17,12 @@ COMMITTING: dict[str, Preset] = {
         policy_args={"strict": True},
         threshold=0.85,
     ),
-    "sdar-sequential": Preset("SDAR, arXiv 2510.06303", "the leftmost slots", "sequential"),
+    "sdar-sequential": Preset(
+        "SDAR, arXiv 2510.06303",
+        "the leftmost slots",
+        "sequential",
+        differs="one a step, as its 4 steps in 4 slots are",
+    ),
     "fast-dllm": Preset(
         "Fast-dLLM, arXiv 2505.22618",
         "every slot that reaches the threshold, at least the best",
@@ -52,7 +57,10 @@ COMMITTING: dict[str, Preset] = {
         block_size=16,
     ),
     "localleap": Preset(
-        "LocalLeap, arXiv 2510.07081", "a lower threshold beside slots that reach the higher one", "localleap"
+        "LocalLeap, arXiv 2510.07081",
+        "a lower threshold beside slots that reach the higher one",
+        "localleap",
+        differs="known from a copy of its code, which fills an answer up with end tokens; ours stops at the first",
     ),
     "wedlm": Preset(
         "WeDLM, arXiv 2512.22737",
@@ -64,7 +72,7 @@ COMMITTING: dict[str, Preset] = {
         "WeDLM, arXiv 2512.22737",
         "its selector in a window that slides as soon as its front is filled",
         "wedlm",
-        differs="its models attend causally within the window; ours see each other there, as trained",
+        differs="as published where block_attention is 'causal'; elsewhere the window sees itself, as trained",
         needs="causal context, shift 0, blocks off the grid",
         slots={"streaming": {}},
         block_size=16,
@@ -154,12 +162,14 @@ COMMITTING: dict[str, Preset] = {
         "dInfer, arXiv 2510.08666",
         "sure slots, and the best one of every run of open slots",
         "hierarchical",
+        differs="dInfer's code compares with >, so does this",
         policy_args={"strict": True},
     ),
     "top-margin": Preset(
         "Train for the Worst, Plan for the Best, arXiv 2502.06768",
         "static, ranked by the margin between the two best probabilities",
         "static",
+        differs="block by block; the paper's text is one block",
         slots={"margin": {}},
     ),
 }

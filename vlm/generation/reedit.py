@@ -20,8 +20,9 @@ class TokenEdit:
     0.7 and 0.5 for quality, those of diffusers' pipeline; both allow 16 passes and compare with >. Where ours differs:
     SGLang fills a block even behind an end token before it closes it, and runs a pass more to store its KV; ours is
     done as soon as all before an end token is settled, and stores with the next block's first pass. At a temperature
-    the token drawn takes the place of the best one; the published loops are greedy. The paper's multi-block edit,
-    which goes back to closed blocks, and SGLang's repetition penalty (off there) are not here.
+    the token drawn takes the place of the best one; the published loops are greedy. Finished blocks change only while
+    `held.HeldBlocks` holds them (the paper's multiple block editing); SGLang's repetition penalty (off there) is not
+    here.
 
     Attributes:
         tau: any number; where no probability can reach it nothing is edited, and no pass is spent on it.

@@ -11,6 +11,7 @@ from vision_encoders import Picture, Pictures
 from vlm.composite import Media
 
 if TYPE_CHECKING:
+    from vlm.cache import BlockCache
     from vlm.composite_rows import Stream
     from vlm.generation.constraint import Matcher
     from vlm.generation.diffuspec import Drafting
@@ -86,9 +87,11 @@ class State:
         proposed: the open block with the last pass's proposals in its open slots; empty before the first pass.
         stable: how many passes in a row have proposed that, less one.
         credit: of tokens that were an open slot's best before, by slot and token (`rescore.Credit`).
-        rest: filled slots that a sliding window takes along into its next block, and their confidence.
+        rest: slots that a sliding window, or spans that hold blocks, take along into the next block, and their
+            confidence.
         blocks: (start, end) of closed blocks, where their sizes vary.
         draft: tokens behind the final ones that wait to be verified (speculative mode); None when there are none.
+        verified: KV of what a second model has read of it (`verifier`); None before and without that.
         drafting: what is kept from draft to draft (`diffuspec`); None where nothing is.
         external: what the open block keeps of its attention over everything before it (`reuse.FlashBlock`).
         kept: token by position of the rows whose KV the cache holds although it is not exact (`kept`), in the order in
@@ -101,7 +104,8 @@ class State:
         forwards: forward passes in which the request had rows.
         finish_reason: ``stop`` (end token, stop string or a grammar at its end), ``repetition`` or ``length``; None
             while it runs.
-        prefill_s, decode_s: seconds of its first forward pass (media encoding included) and of all later ones.
+        prefill_s, decode_s: seconds of its first forward pass (media encoding included), a second model's first one
+            among them, and of all later ones.
     """
 
     request: Request
@@ -123,6 +127,7 @@ class State:
     rest: list[tuple[int, float]] = field(default_factory=list)
     blocks: list[tuple[int, int]] = field(default_factory=list)
     draft: list[int] | None = None
+    verified: "BlockCache | None" = None
     drafting: "Drafting | None" = None
     external: "External | None" = None
     kept: dict[int, int] = field(default_factory=dict)

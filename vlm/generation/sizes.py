@@ -40,6 +40,7 @@ class DelimitedBlocks:
     anywhere: bool = False
     mode: ClassVar[str] = "block"
     slides: ClassVar[bool] = False
+    holds: ClassVar[int] = 0
     varies: ClassVar[bool] = True
 
     @classmethod
@@ -112,6 +113,7 @@ class TwoStages:
     marker: int
     mode: ClassVar[str] = "block"
     slides: ClassVar[bool] = False
+    holds: ClassVar[int] = 0
     varies: ClassVar[bool] = True
 
     @classmethod

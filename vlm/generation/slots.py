@@ -13,21 +13,29 @@ from vlm.generation.dkv import DelayedKV, GreedyKV, PromptAndDelayedKV
 from vlm.generation.early import EoTP, Prophet, Stable
 from vlm.generation.fast_dllm import DualKV, PrefixKV, SubBlocks
 from vlm.generation.finish import Repetition
+from vlm.generation.held import HeldBlocks
 from vlm.generation.phase import PhaseKV
 from vlm.generation.reedit import TokenEdit
 from vlm.generation.rescore import EOSER, Credit, Entropy, EosGate, Gap, Margin
 from vlm.generation.reuse import FlashBlock
 from vlm.generation.sizes import DelimitedBlocks, TwoStages
 from vlm.generation.spans import FixedBlocks
+from vlm.generation.verifier import Verifier
 from vlm.generation.windows import DeferredWindow, Streaming
 
 RANKS = {"margin": Margin, "gap": Gap, "entropy": Entropy}
 RULES = {**RANKS, "eoser": EOSER, "eos_gate": EosGate, "eotp": EoTP, "prophet": Prophet, "stable": Stable}
 OTHERS = {"credit": Credit, "repetition": Repetition, "token_edit": TokenEdit}
-SPANS = {"dcd": DeferredWindow, "adablock": DelimitedBlocks, "tccf": TwoStages, "streaming": Streaming}
+SPANS = {
+    "dcd": DeferredWindow,
+    "adablock": DelimitedBlocks,
+    "tccf": TwoStages,
+    "streaming": Streaming,
+    "multi_block": HeldBlocks,
+}
 KEPT = (PrefixKV, DualKV, SubBlocks, DelayedKV, PromptAndDelayedKV, GreedyKV, PhaseKV)
 CACHING = {"flashblock": FlashBlock, **{kind.name: kind for kind in KEPT}}
-VERIFY = {"cps": PathSearch, "adl": AdaptiveLength}
+VERIFY = {"cps": PathSearch, "adl": AdaptiveLength, "verifier": Verifier}
 NEED_TOKENS = ("adablock", "tccf")
 SLOT_OF = {
     **dict.fromkeys((*RANKS, "eoser", "eos_gate", "credit"), "scoring"),
@@ -75,9 +83,13 @@ def spans_of(slots: dict[str, dict], traits, size: int | None, tokenizer):
     return FixedBlocks.for_checkpoint(traits, size)
 
 
-def verify_of(slots: dict[str, dict]) -> tuple[PathSearch | None, AdaptiveLength | None]:
-    """How ``slots`` have drafts chosen, and how long they have them; None for each that is not there."""
-    return tuple(build(name, kind, slots[name]) if name in slots else None for name, kind in VERIFY.items())
+def verify_of(
+    slots: dict[str, dict], model, tokenizer
+) -> tuple[PathSearch | None, AdaptiveLength | None, Verifier | None]:
+    """How ``slots`` have drafts chosen, how long they have them and who reads them; None for what is not there."""
+    own = {"verifier": partial(Verifier.for_checkpoint, model, tokenizer)}
+    made = (build(name, own.get(name, kind), slots[name]) if name in slots else None for name, kind in VERIFY.items())
+    return tuple(made)
 
 
 def caching_of(slots: dict[str, dict], model, commit):

@@ -2,18 +2,16 @@
 
 What every kind of spans has: ``mode``, ``size`` (the largest block it opens), ``open``, and for those whose blocks are
 denoised ``fence``, the slot of an open block from which slots have to wait. ``slides`` spans give up the filled slots
-at a block's front without waiting for the others; ``varies`` spans open blocks of several sizes. Blocks that follow
-the answer as it is written are in `windows` and `sizes`.
+at a block's front without waiting for the others; those with ``holds`` keep as many filled slots back, open, when they
+go on; ``varies`` spans open blocks of several sizes. Blocks that follow the answer as it is written are in `windows`,
+`sizes` and `held`.
 """
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from vlm.config import DiffusionTraits
-from vlm.generation.diffuspec import AdaptiveLength, Drafting, PathSearch
 from vlm.generation.request import State
 
 
@@ -28,6 +26,7 @@ class FixedBlocks:
     origin: str
     mode: ClassVar[str] = "block"
     slides: ClassVar[bool] = False
+    holds: ClassVar[int] = 0
     varies: ClassVar[bool] = False
 
     @classmethod
@@ -60,6 +59,7 @@ class SingleTokens:
     size: int = 1
     mode: ClassVar[str] = "ar"
     slides: ClassVar[bool] = False
+    holds: ClassVar[int] = 0
     varies: ClassVar[bool] = False
 
     @classmethod
@@ -79,82 +79,6 @@ class SingleTokens:
         return 1
 
 
-@dataclass(frozen=True)
-class Drafts:
-    """Self-speculation: a block is drafted in parallel, then read autoregressively and kept as far as it agrees.
-
-    Under shift 1 the draft's first slot holds the last final token, whose noisy row predicts the slot behind it.
-
-    Attributes:
-        sizes: of blocks that a draft of another length may have, ascending, ``size`` the last.
-        search: finds the draft to read among what the slots propose; None reads the best token of every slot.
-        pace: how long drafts are; None fills the block.
-    """
-
-    size: int
-    shift: int
-    sizes: tuple[int, ...] = ()
-    search: PathSearch | None = None
-    pace: AdaptiveLength | None = None
-    mode: ClassVar[str] = "speculative"
-    slides: ClassVar[bool] = False
-    varies: ClassVar[bool] = False
-
-    @classmethod
-    def for_checkpoint(
-        cls,
-        traits: DiffusionTraits,
-        size: int | None,
-        search: PathSearch | None = None,
-        pace: AdaptiveLength | None = None,
-    ) -> "Drafts":
-        """Drafts of the size of a trained block, or as long as ``pace`` says in trained blocks up to that size.
-
-        Raises:
-            ValueError: for a size that was not trained, or a checkpoint without an AR mode to verify with.
-        """
-        require_ar(traits, "speculative")
-        size = trained_size(traits, size)
-        sizes = tuple(sorted(s for s in traits.trained_block_sizes if s <= size))
-        return cls(size, traits.prediction_shift, sizes, search, pace)
-
-    def open(self, state: State, mask_token_id: int) -> None:
-        if self.search is not None or self.pace is not None:
-            state.drafting = state.drafting or Drafting(0 if self.pace is None else self.pace.longest)
-            state.drafting.slots = []
-        size = self.size if self.pace is None else min(s for s in self.sizes if s > self._length(state))
-        # In a block of one slot nothing is drafted: it is read from the clean row before it under either shift.
-        known = state.tokens[-1:] if self.shift == 1 and size > 1 and len(state.tokens) > state.prompt_length else []
-        begin(state, len(state.tokens) - len(known), known + [mask_token_id] * (size - len(known)), mask_token_id)
-
-    def fence(self, state: State, slots: list[int], tokens: list[int], probabilities: list[float]) -> int:
-        return self.size
-
-    def note(self, state: State, logits: torch.Tensor) -> None:
-        """Keep what the next slots of a draft, of these logits [S, V], could become, to search for a path."""
-        self.search.note(state.drafting, logits, state.strategy.finish.end_token_ids)
-
-    def draft(self, state: State, tokens: list[int]) -> list[int]:
-        """The draft to read, where the last rows of a pass propose ``tokens`` behind the final ones."""
-        kept, ends, slots = state.drafting, state.strategy.finish.end_token_ids, len(tokens)
-        if self.pace is not None:
-            tokens = tokens[: self._length(state)]
-            kept.proposed = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-        if self.search is None:
-            return tokens
-        self.search.read(kept, state.tokens, state.strategy.suppress_tokens)
-        return self.search.path(kept.slots[-slots:][: len(tokens)], kept.text, ends)
-
-    def learn(self, state: State, accepted: int) -> None:
-        """Take into account that ``accepted`` tokens of a draft were kept."""
-        if self.pace is not None:
-            self.pace.learn(state.drafting, accepted)
-
-    def _length(self, state: State) -> int:
-        """Tokens in the next draft: a block has room for one less than its slots, one of which is known by then."""
-        return min(state.drafting.length, self.size - 1)
-
-
 def open_block(state: State, mask_token_id: int, size: int, origin: str) -> None:
     """Give ``state`` a new canvas behind its final tokens: what is known there or given, and masks."""
     length = len(state.tokens)
@@ -172,9 +96,17 @@ def begin(state: State, start: int, canvas: list[int], mask_token_id: int) -> No
     state.fence, state.proposed, state.stable, state.credit, state.rereads = None, [], 0, {}, 0
 
 
-def trained_size(traits: DiffusionTraits, size: int | None) -> int:
-    """``size``, or the checkpoint's default; ValueError for one that it was not trained with."""
-    size = traits.block_size if size is None else size
+def default_size(traits: DiffusionTraits, mode: str) -> int:
+    """Tokens per block where nobody asks for a size: the checkpoint's default, of drafts the largest trained one.
+
+    A draft is kept as far as it agrees, however long it is: a longer one costs rows, never a token.
+    """
+    return max(traits.trained_block_sizes) if mode == "speculative" else traits.block_size
+
+
+def trained_size(traits: DiffusionTraits, size: int | None, mode: str = "block") -> int:
+    """``size``, or the default of ``mode``; ValueError for one that the checkpoint was not trained with."""
+    size = default_size(traits, mode) if size is None else size
     if size not in traits.trained_block_sizes:
         allowed = ", ".join(map(str, traits.trained_block_sizes))
         raise ValueError(f"block_size {size} was not trained; this checkpoint allows {allowed}")
@@ -186,3 +118,12 @@ def require_ar(traits: DiffusionTraits, mode: str) -> None:
     if traits.context_attention != "causal" or not traits.ar_mode:
         has = f"context_attention={traits.context_attention!r}, ar_mode={traits.ar_mode}"
         raise ValueError(f"mode {mode!r} needs causal context and a trained AR mode; this checkpoint has {has}")
+
+
+def require_causal(traits: DiffusionTraits) -> None:
+    """ValueError unless KV before a draft is exact behind any token, wherever a second model has cut the last one."""
+    if traits.context_attention != "causal":
+        raise ValueError(
+            "a verifier needs drafts of a model with causal context, whose KV is exact behind any token; this "
+            f"checkpoint has context_attention={traits.context_attention!r}"
+        )

@@ -9,7 +9,9 @@ from vlm.generation.blocks import Rule
 from vlm.generation.commit import CommitPolicy
 from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.constraint import Grammar, Matcher, tokenizer_for
+from vlm.generation.drafts import Drafts
 from vlm.generation.finish import Finish
+from vlm.generation.held import HeldBlocks
 from vlm.generation.kept import KeptRows
 from vlm.generation.learn2pd import Learn2PD, check_filter
 from vlm.generation.reedit import TokenEdit
@@ -18,10 +20,10 @@ from vlm.generation.reuse import FlashBlock
 from vlm.generation.scoring import Sampler
 from vlm.generation.sizes import DelimitedBlocks, TwoStages
 from vlm.generation.slots import caching_of, other, rules_of, spans_of, verify_of
-from vlm.generation.spans import Drafts, FixedBlocks, SingleTokens
+from vlm.generation.spans import FixedBlocks, SingleTokens
 from vlm.generation.windows import DeferredWindow, Streaming
 
-Spans = FixedBlocks | SingleTokens | Drafts | DeferredWindow | Streaming | DelimitedBlocks | TwoStages
+Spans = FixedBlocks | SingleTokens | Drafts | DeferredWindow | Streaming | DelimitedBlocks | TwoStages | HeldBlocks
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def build_strategy(
 
     Args:
         grammar: what the answer must keep to.
-        tokenizer: needed for ``stop_strings``, for a grammar, and for spans that look for a text.
+        tokenizer: needed for ``stop_strings``, for a grammar, for spans that look for a text, and for a verifier.
 
     Raises:
         ValueError: for a setting outside its range, or one that the checkpoint's traits do not allow.
@@ -88,12 +90,14 @@ def build_strategy(
     if (stops or grammar) and tokenizer is None:
         raise ValueError("stop strings and grammars need a tokenizer")
     slots = config.slots or {}
-    spans, commit = _spans(model.config.traits, config, tokenizer), config.commit_policy()
+    spans, commit = _spans(model, config, tokenizer), config.commit_policy()
     if isinstance(commit, Learn2PD) and commit.accept < 1:
         check_filter(commit.filter, model, spans.size)
     edit = other(slots, "token_edit")
     if edit is not None:
         edit.check(model.config.traits, spans, grammar)
+    elif spans.holds:
+        raise ValueError("multi_block holds finished blocks back to be edited, which token_edit does: give both")
     return Strategy(
         spans=spans,
         commit=commit,
@@ -122,11 +126,12 @@ def _matchers(model, grammar: Grammar, tokenizer: PreTrainedTokenizerFast, ends:
     return lambda: Matcher(grammar, tokenizer_for(tokenizer), vocab_size, ends)
 
 
-def _spans(traits, config: BlockGenerationConfig, tokenizer) -> Spans:
+def _spans(model, config: BlockGenerationConfig, tokenizer) -> Spans:
+    traits = model.config.traits
     if config.mode == "ar":
         return SingleTokens.for_checkpoint(traits)
     if config.mode == "speculative":
-        return Drafts.for_checkpoint(traits, config.block_size, *verify_of(config.slots or {}))
+        return Drafts.for_checkpoint(traits, config.block_size, *verify_of(config.slots or {}, model, tokenizer))
     return spans_of(config.slots or {}, traits, config.block_size, tokenizer)
 
 

@@ -52,8 +52,10 @@ class Trace:
     def _tokens(self, state: State) -> dict[int, tuple[int, float]]:
         """Every token of the answer that is decided, by position, with its confidence."""
         found = {i: (t, math.exp(p)) for i, (t, p) in enumerate(zip(state.generated, state.logprobs, strict=True))}
-        start = state.block_start - state.prompt_length
-        for i, (token, confidence) in enumerate(zip(state.canvas or [], state.confidence), start):
+        slots, start = [*zip(state.canvas or [], state.confidence)], state.block_start - state.prompt_length
+        if state.canvas is None and state.finish_reason is None:  # what the next block takes along
+            slots, start = state.rest, len(state.generated)
+        for i, (token, confidence) in enumerate(slots, start):
             if i >= 0 and token != self.mask_token_id:
                 found[i] = (token, confidence)
         return found

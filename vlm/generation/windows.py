@@ -30,6 +30,7 @@ class DeferredWindow:
     doubt: float = 0.3
     mode: ClassVar[str] = "block"
     slides: ClassVar[bool] = False
+    holds: ClassVar[int] = 0
 
     @property
     def varies(self) -> bool:
@@ -76,15 +77,16 @@ class DeferredWindow:
 class Streaming:
     """A window of open slots that gives up its filled front at once and takes on as many masks (WeDLM's streaming).
 
-    WeDLM (arXiv 2512.22737) runs it on models whose slots attend causally in the order in which they were filled, so
-    that a slot's KV is final when everything before it is. Ours is for causal *context*: the front is read again as
-    clean rows, whose KV is exact, in the very pass that opens the window one place on; in the window slots see each
-    other both ways, as trained. The window then begins anywhere, which a checkpoint must bear.
+    WeDLM (arXiv 2512.22737) runs it on models of causal block attention: filled slots see no mask, so that the KV of
+    the front is final in the pass after it was filled. Here the pass that opens the window behind the front reads it
+    as clean rows, which is the same. Under causal *context* it runs, with exact KV, also where slots of a block see
+    each other both ways. The window begins anywhere, which a checkpoint must bear.
     """
 
     size: int
     mode: ClassVar[str] = "block"
     slides: ClassVar[bool] = True
+    holds: ClassVar[int] = 0
     varies: ClassVar[bool] = False
 
     @classmethod

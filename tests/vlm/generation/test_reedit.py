@@ -12,6 +12,7 @@ from vlm.generation.constraint import Grammar
 from vlm.generation.generate import answer
 from vlm.generation.request import Request
 from vlm.generation.strategy import build_strategy
+from vlm.generation.trace import Trace
 from vlm.layout import clean_blocks
 
 CHECKPOINTS = {
@@ -38,35 +39,37 @@ def prompts(count: int = 2) -> list[Request]:
 
 
 @torch.no_grad()
-def restated(model, request: Request, mask_tau: float, tau: float, passes: int, end: int | None):
-    """Greedy joint-threshold decoding of one request, everything recomputed: answer, passes, and how many edits."""
+def restated(model, request: Request, mask_tau: float, tau: float, passes: int, end: int | None, size=SIZE, back=0):
+    """Greedy joint-threshold decoding of one request, everything recomputed: answer, passes, and what was edited.
+
+    The last ``back`` finished blocks stay in the open one's window. Of an edit the position is told, counted from its
+    block's start: less than 0 in a block that was finished.
+    """
     traits, length = model.config.traits, len(request.input_ids)
     full, mask, shift = traits.context_attention == "full", traits.mask_token_id, traits.prediction_shift
-    suppressed, tokens, steps, edits = (
-        [mask, *model.generation_config.suppress_tokens],
-        request.input_ids.tolist(),
-        0,
-        0,
-    )
+    suppressed = [mask, *model.generation_config.suppress_tokens]
+    tokens, steps, edits, held = request.input_ids.tolist(), 0, [], []
     while True:
-        start = len(tokens) // SIZE * SIZE if traits.block_origin == "sequence" else len(tokens)
+        start = len(tokens) // size * size if traits.block_origin == "sequence" else len(tokens)
         known, spent = len(tokens) - start, 0
-        canvas = tokens[start:] + [mask] * (SIZE - known)
-        tokens = tokens[:start]
+        canvas = tokens[start:] + held
+        canvas += [mask] * (size - len(canvas) % size)
+        tokens, wide = tokens[:start], len(canvas)
         while True:
-            behind = [mask] * (-(-(length + NEW - length) // SIZE) * SIZE + length - start - SIZE) if full else []
-            logits = model.head(_hidden(model, tokens + canvas + behind, len(tokens), start, length))
+            behind = [mask] * (-(-NEW // size) * size + length - start - wide) if full else []
+            logits = model.head(_hidden(model, tokens + canvas + behind, len(tokens), start, length, size))
             logits[:, suppressed] = -torch.inf
             sure, best = logits.softmax(-1).max(-1)  # of row i; slot s is read from row start + s - shift
-            opened, before, changed = [s for s in range(SIZE) if canvas[s] == mask], list(canvas), False
+            opened, before, changed = [s for s in range(wide) if canvas[s] == mask], list(canvas), False
             complete = not opened or _answered(tokens, canvas, mask, length, end)
             if shift and opened[:1] == [0]:
                 opened = [0]
             else:
-                for s in range(max(known, shift), SIZE):
+                for s in range(max(known, shift), wide):
                     at = start + s - shift
                     if before[s] != mask and sure[at] >= tau and int(best[at]) != before[s]:
-                        canvas[s], changed, edits = int(best[at]), True, edits + 1
+                        canvas[s], changed = int(best[at]), True
+                        edits.append(s - (wide - size))
             for s in opened:
                 at = start + s - shift
                 if sure[at] >= mask_tau or s == max(opened, key=lambda o: sure[start + o - shift]):
@@ -80,7 +83,8 @@ def restated(model, request: Request, mask_tau: float, tau: float, passes: int, 
             break
         if _answered(tokens, canvas, mask, length, end):
             return _answered(tokens, canvas, mask, length, end), steps, edits
-        tokens = tokens + canvas
+        closed = max(known, wide - back * size)
+        tokens, held = tokens + canvas[:closed], canvas[closed:]
 
 
 def _answered(tokens, canvas, mask, length, end) -> list[int] | None:
@@ -91,14 +95,14 @@ def _answered(tokens, canvas, mask, length, end) -> list[int] | None:
     return found if len(found) == NEW else None
 
 
-def _hidden(model, tokens, clean, start, length):
+def _hidden(model, tokens, clean, start, length, size):
     """Hidden states [L, D] of ``clean`` final tokens and the open block behind; under full attention all are alike."""
     traits, count = model.config.traits, len(tokens)
     if traits.context_attention == "full":
         zeros = torch.zeros(1, count, dtype=torch.long)
         rows = Rows(torch.arange(count)[None], zeros, zeros, zeros, zeros)
     else:
-        borders = clean_blocks(clean, [(length, clean)] if length < clean else [], SIZE, traits.block_origin).tolist()
+        borders = clean_blocks(clean, [(length, clean)] if length < clean else [], size, traits.block_origin).tolist()
         noisy = count - clean
         rows = Rows(
             torch.arange(count)[None],
@@ -122,8 +126,70 @@ def test_it_is_the_published_loop(name, tau, passes):
             generated, steps, edits = restated(model, request, 0.35, tau, passes, end)
             assert state.generated == alone.generated == generated
             assert state.forwards == alone.forwards == steps
-            edited += edits
+            edited += len(edits)
     assert edited > 0, "nothing was ever edited: the test shows nothing"
+
+
+TWICE = {"trained_block_sizes": (4, 8, 12), "off_grid_ok": True}
+HOLDING = {
+    "causal": TWICE,
+    "block-causal": {"context_attention": "block_causal", **TWICE},
+    "sequence": {"context_attention": "block_causal", "block_origin": "sequence", **TWICE},
+    "full": {"context_attention": "full"},
+}
+HELD = {name: sharp_model(noise="mixed", **traits)[0] for name, traits in HOLDING.items()}
+
+
+def holding(model, back: int, edit: dict, end=None, **more):
+    slots = {"token_edit": edit, "multi_block": {"back": back}}
+    return config_of(model, None, end, slots=slots, block_size=4, **more)
+
+
+@pytest.mark.parametrize("name", HOLDING)
+@pytest.mark.parametrize("back", [1, 2])
+def test_blocks_that_are_held_are_edited_by_what_newer_ones_hold(name, back):
+    model, edited = HELD[name], []
+    for end, tau in ((None, 0.0), (77, 0.3), (None, 0.3)):
+        config = holding(model, back, {"tau": tau, "passes": 3}, end)
+        together = answer(model, prompts(), config, max_batch=1 + (end is None))
+        for request, state in zip(prompts(), together):
+            (alone,) = answer(model, [request], config)
+            generated, steps, edits = restated(model, request, 0.35, tau, 3, end, size=4, back=back)
+            assert state.generated == alone.generated == generated
+            assert state.forwards == alone.forwards == steps
+            edited += edits
+    assert min(edited) < -4 * (back - 1), "no block held longest was ever edited: the test shows nothing"
+
+
+def test_held_blocks_that_nothing_edits_are_plain_ones_under_full_attention():
+    model = HELD["full"]
+    plain = answer(model, prompts(), config_of(model, block_size=4))
+    held = answer(model, prompts(), holding(model, 2, {"tau": 1.5}))
+    assert [(s.tokens, s.logprobs, s.forwards) for s in plain] == [(s.tokens, s.logprobs, s.forwards) for s in held]
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_what_is_told_of_held_blocks_is_what_becomes_of_them(name):
+    """Closed tokens never change, and a replay of the trace ends as the answer."""
+    model, closed = HELD[name], []
+    trace = Trace(model.config.traits.mask_token_id, str)
+
+    def on_step(states):
+        assert states[0].tokens[: len(closed)] == closed
+        closed[:] = states[0].tokens
+        trace(states)
+
+    (state,) = answer(model, prompts(1), holding(model, 1, {"tau": 0.0, "passes": 2}), on_step=on_step)
+    seen = {i: text for step in trace.record()["steps"] for i, text, _ in step["written"]}
+    assert [seen[i] for i in range(NEW)] == [str(token) for token in state.generated]
+
+
+def test_steps_of_a_held_block_are_counted_over_its_own_slots():
+    """A quota of two slots a step fills four in two steps, whatever is held beside them."""
+    model = HELD["full"]
+    given = {"policy": "static", "denoising_steps": 2, "threshold": None, "max_new_tokens": 12}
+    (state,) = answer(model, prompts(1), holding(model, 1, {"tau": 1.5}, **given))
+    assert state.forwards == 6
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -204,6 +270,18 @@ ILLEGAL = [
         {"slots": {"token_edit": {}, "streaming": {}}},
         "token_edit changes .* streaming gives them up",
     ),
+    (
+        MODELS["causal"],
+        {"decoder": "llada2.1-blocks"},
+        r"multi_block back 1 needs windows of 16 tokens .* full attention: .* has trained_block_sizes=\(1, 4, 8\)",
+    ),
+    (
+        MODELS["shift 1"],
+        {"decoder": "llada2.1-blocks", "block_size": 4},
+        "multi_block back 1 needs windows of 8 tokens trained, off the grid, shift 0, or .* prediction_shift=1",
+    ),
+    (MODELS["full"], {"slots": {"token_edit": {}, "multi_block": {"back": 0}}}, "back 0 must be a whole number of"),
+    (MODELS["full"], {"slots": {"multi_block": {}}}, "multi_block holds .* which token_edit does: give both"),
     (MODELS["causal"], {"slots": {"token_edit": {}}, "mode": "ar"}, "'token_edit' works on open blocks, .* mode 'ar'"),
 ]
 
