@@ -45,9 +45,9 @@ def text(found: Description) -> str:
     lines.append(f"kv cache  {found.kv_bytes:,} bytes a token in float32")
     if found.traits is not None:
         for name, value in asdict(found.traits).items():
-            lines.append(f"trait     {name:<22}{value!s:<16}{found.origins.get(name, 'default')}")
-    for name, (said, where) in found.inputs.read.items():
-        lines.append(f"reads     {name:<18}{said} ({where})")
+            lines.append(f"trait     {name:<22}{said(value):<16}{found.origins.get(name, 'default')}")
+    for name, (what, where) in found.inputs.read.items():
+        lines.append(f"reads     {name:<18}{what} ({where})")
     lines += [f"missing   {what}" for what in found.inputs.missing]
     for mode, reason in found.modes.items():
         lines.append(f"mode      {mode:<13}{'legal' if reason is None else 'refused: ' + reason}")
@@ -58,6 +58,13 @@ def text(found: Description) -> str:
     if found.note:
         lines.append(f"note      {found.note}")
     return "\n".join(lines)
+
+
+def said(value: object) -> str:
+    """A trait's value in words; many sizes in a row as the first and the last."""
+    if isinstance(value, tuple) and len(value) > 8 and value == tuple(range(value[0], value[-1] + 1)):
+        return f"{value[0]} to {value[-1]}"
+    return str(value)
 
 
 def megabytes(size: int) -> str:

@@ -10,7 +10,7 @@ from tests.vlm.tiny import tiny_model
 from vlm.checkpoints.load import load
 from vlm.generation.config import MODES
 from vlm.generation.strategy import build_strategy
-from vlm.inspect import main
+from vlm.inspect import main, said
 
 
 def told(path, capsys) -> dict:
@@ -92,3 +92,9 @@ def test_bad_directories_are_one_line(change, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error:") and str(tmp_path / "m") in error and error.count("\n") == 1
     assert main([str(tmp_path / "none")]) == 2 and "no such model directory" in capsys.readouterr().err
+
+
+def test_sizes_in_a_row_are_told_by_the_ends():
+    assert said(tuple(range(1, 33))) == "1 to 32"
+    assert said((4, 8, 16, 32)) == "(4, 8, 16, 32)"
+    assert said((*range(1, 9), 16)) == "(1, 2, 3, 4, 5, 6, 7, 8, 16)"
