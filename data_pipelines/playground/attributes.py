@@ -23,6 +23,8 @@ AT_PLACE = (
     "Say which {what} the thing at the {place} has.",
     "Look at the thing at the {place}. What is its {what}?",
     "The {what} of the thing at the {place}: which is it?",
+    "Give me the {what} of the thing at the {place}.",
+    "Whatever is at the {place}: of which {what} is it?",
 )
 COLOR_OF_SHAPE = (
     "What color is the {name}?",
@@ -34,6 +36,8 @@ COLOR_OF_SHAPE = (
     "Say the color of the {name}.",
     "The only {name}: what color is it?",
     "What is the color of the {name} in the picture?",
+    "Of which color is the {name}?",
+    "Give the color of the {name}.",
 )
 SHAPE_OF_COLOR = (
     "What shape is {name}?",
@@ -45,6 +49,8 @@ SHAPE_OF_COLOR = (
     "Say the shape of the {name} thing.",
     "The {name} thing is of which shape?",
     "What is the shape of the {name} thing?",
+    "Of which shape is the {name} thing?",
+    "Give the shape of the {name} one.",
 )
 SIZE_OF_THING = (
     "What size is the {name}?",
@@ -56,6 +62,8 @@ SIZE_OF_THING = (
     "Say the size of the {name}.",
     "The {name} is of which size: small, medium or large?",
     "What is the size of the {name}?",
+    "Which is the {name}: large, medium or small?",
+    "Give the size of the {name}.",
 )
 
 
