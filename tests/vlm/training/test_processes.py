@@ -46,7 +46,7 @@ def staged(folder: Path, name: str, **changes):
     stages = [Stage(2, dict.fromkeys(PARTS[1:], 3e-3)), Stage(3, dict.fromkeys(PARTS, 3e-3))]
     optim = OptimRecipe(name="adamw", lr=3e-3, warmup_steps=2, decay_steps=2)
     settings = {"stages": stages, "max_steps": 5, "save_steps": 2, "eval_steps": 2, "data": DATA, "optim": optim}
-    return small_recipe(folder / name, folder / "start", **settings, **changes)
+    return small_recipe(folder / name, folder / "start", **{**settings, **changes})
 
 
 def first_update(model) -> tuple[list[dict[str, torch.Tensor]], dict[str, float]]:

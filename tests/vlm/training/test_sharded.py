@@ -6,6 +6,7 @@ what each of the two does.
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
 from tests.vlm.tiny import tiny_model
-from tests.vlm.training.test_processes import ROOT, assert_close, in_float64, in_two_processes, metrics, staged
+from tests.vlm.training.test_processes import DATA, ROOT, assert_close, in_float64, in_two_processes, metrics, staged
 from vlm.training import heldout
 from vlm.training import run as run_module
 from vlm.training.trainer import checkpoints
 
 FSDP2 = ROOT / "configs" / "accelerate" / "fsdp2.yaml"
+BUCKETS = replace(DATA, row_capacity=None)  # each sample a row of its own; `test_processes` trains on packs
 
 
 def told_that_a_cpu_is_an_accelerator() -> None:
@@ -49,7 +51,7 @@ def folder(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "_loaded", in_float64)
         patch.setattr(heldout, "SAMPLES", 2)
-        run_module.run(staged(folder, "one", accumulation=4))
+        run_module.run(staged(folder, "one", accumulation=4, data=BUCKETS))
     return folder
 
 
@@ -72,4 +74,4 @@ if __name__ == "__main__":
     told_that_a_cpu_is_an_accelerator()
     heldout.SAMPLES = 2
     run_module._loaded = in_float64
-    run_module.run(staged(Path(sys.argv[1]), "two", accumulation=2))
+    run_module.run(staged(Path(sys.argv[1]), "two", accumulation=2, data=BUCKETS))
