@@ -66,13 +66,53 @@ SIZE_OF_THING = (
     "Give the size of the {name}.",
 )
 
+# What else is asked in training: further ways to say the same, so that unseen ones are less strange.
+TRAINING_ONLY = {
+    AT_PLACE: (
+        "There is a thing at the {place}: which is its {what}?",
+        "For the thing at the {place}, give the {what}.",
+        "Find the {place}: what {what} does the thing there have?",
+        "Whatever stands at the {place}: what is its {what}?",
+        "The {what} of what is at the {place}?",
+        "Give the {what} of what you see at the {place}.",
+        "Say only the {what} of whatever you find at the {place}.",
+        "Describe only the {what} of the thing at the {place}.",
+        "The thing at the {place} has a {what}: which is it?",
+        "Which is the {what} of the thing at the {place}?",
+    ),
+    COLOR_OF_SHAPE: (
+        "The {name} has which color?",
+        "What is the color of the only {name}?",
+        "The {name} in this picture has what color?",
+        "Look for the {name}: what color is it?",
+        "The color of the {name} is which?",
+    ),
+    SHAPE_OF_COLOR: (
+        "The {name} thing has which shape?",
+        "What shape does the {name} thing have?",
+        "Look for the {name} thing: what shape is it?",
+        "Name the shape of the only {name} thing.",
+        "The shape of the {name} thing is which?",
+    ),
+    SIZE_OF_THING: (
+        "Large, medium or small: what is the {name}?",
+        "Medium, small or large: which size does the {name} have?",
+        "Which of small, medium and large is the {name}?",
+        "How large is the {name}?",
+        "Of which size is the {name}?",
+        "The {name}: small, medium or large?",
+        "Is it small, medium or large, the {name}?",
+    ),
+}
+
 
 def ask(scene: Scene, rng: np.random.Generator, split: Split) -> Turn:
     """A question about one of at least one things."""
     kinds = [kind for kind in (_at_place, _color_of_shape, _shape_of_color, _size_of_thing) if kind(scene)]
     kind = _at_place if rng.random() < 0.4 else pick(rng, kinds)
     phrasings, slots, answer = pick(rng, kind(scene))
-    return Turn(phrase(rng, phrasings, split, **slots), answer, FAMILY)
+    question = phrase(rng, phrasings, split, TRAINING_ONLY[phrasings], **slots)
+    return Turn(question, answer, FAMILY)
 
 
 Question = tuple[tuple[str, ...], dict[str, str], str]  # phrasings, what fills them, answer

@@ -56,8 +56,13 @@ def pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
     return options[int(rng.integers(len(options)))]
 
 
-def phrase(rng: np.random.Generator, phrasings: Sequence[str], split: Split, **slots: Any) -> str:
-    """A question worded from ``phrasings``: every third one is kept for the held-out split, the rest train."""
+def phrase(
+    rng: np.random.Generator, phrasings: Sequence[str], split: Split, training_only: Sequence[str] = (), **slots: Any
+) -> str:
+    """A question worded from ``phrasings``: every third one is kept for the held-out split, the rest train.
+
+    ``training_only`` are further wordings to learn from: what "to pay" means nobody knows who was never told.
+    """
     held = [p for i, p in enumerate(phrasings) if i % 3 == 2]
-    kept = [p for i, p in enumerate(phrasings) if i % 3 != 2]
+    kept = [*(p for i, p in enumerate(phrasings) if i % 3 != 2), *training_only]
     return pick(rng, held if split == "heldout" else kept).format(**slots)

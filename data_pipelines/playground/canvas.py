@@ -36,6 +36,12 @@ FONTS: dict[Split, tuple[str, ...]] = {
         "DejaVuSansMono",
         "STIXGeneral",
         "cmss10",
+        "DejaVuSans-BoldOblique",
+        "DejaVuSansMono-Oblique",
+        "STIXGeneralItalic",
+        "cmr10",
+        "cmb10",
+        "cmtt10",
     ),
     "heldout": ("DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSansMono-Bold", "STIXGeneralBol"),
 }

@@ -6,21 +6,19 @@ chart it is a part. Dense labels teach a tower in minutes what answers in words,
 to.
 """
 
-import string
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipelines.playground import canvas, charts, objects
-from data_pipelines.playground.base import Split, pick
+from data_pipelines.playground import canvas, charts, documents, objects, reading
+from data_pipelines.playground.base import Item, Split, pick
+from data_pipelines.playground.letters import GLYPHS, SLOTS, Letters
 from data_pipelines.playground.scene import COLORS, MAX_THINGS, SHAPES, SIZES, draw, random_scene
 from data_pipelines.playground.words import word
 
 IGNORED = -100  # the label of places that a picture says nothing about
-GLYPHS = string.ascii_letters + string.digits + ".,:"
 MARKS = (*charts.NAMED, *(label for family in charts.LABELS for label in family))
-SUBROWS, SUBCOLUMNS = 2, 6  # a cell's letters: at 32 px a cell the narrowest letters still get a slot each
 LEADING = (1.2, 1.9)  # line height in em, fewest and most
 QUARTERS = 4  # a chart's marks can be narrower than a cell, but not than half of one
 FINE = 8  # how much finer than the grid a chart's zones are drawn
@@ -41,7 +39,8 @@ def labels() -> dict[str, Label]:
     return {
         **scene,
         "object": Label(len(objects.things())),
-        "glyph": Label(len(GLYPHS), SUBROWS * SUBCOLUMNS),
+        "glyph": Label(len(GLYPHS), SLOTS),
+        "cover": Label(len(GLYPHS), SLOTS),
         "mark": Label(len(MARKS), QUARTERS),
         "value": Label(charts.TOP, QUARTERS),
         "rank": Label(3, QUARTERS),  # smallest, between, largest
@@ -77,7 +76,7 @@ def object_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], m
 
 
 def glyph_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], max_side: int) -> Labelled:
-    """One to seven lines of words, names and numbers; a cell tells which letter is centred on each of its slots."""
+    """One to seven lines of words, names and numbers, mostly small."""
     paper = canvas.style(rng, split)
     lines = [_line(rng, split, paper.font) for _ in range(int(rng.integers(1, 8)))]
     leading = rng.uniform(*LEADING)
@@ -87,16 +86,34 @@ def glyph_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], ma
     picture = canvas.blank(width, height, paper)
     pen, face = ImageDraw.Draw(picture), canvas.font(paper.font, em)
     top = rng.uniform(0.15 * em, max(0.15 * em, height - (leading * len(lines) + 0.15) * em))
-    found = np.zeros((grid[0] * SUBROWS, grid[1] * SUBCOLUMNS), np.int64)
+    found = Letters(grid, width, height, face)
     for number, line in enumerate(lines):
         y = top + (number + 0.5) * leading * em
         for x, piece in _spread(rng, line, paper.font, em, width):
             pen.text((x, y), piece, fill=pick(rng, (paper.ink, paper.ink, paper.accent)), font=face, anchor="lm")
-            for middle, glyph in _middles(x, piece, face):
-                row, column = int(y / height * found.shape[0]), int(middle / width * found.shape[1])
-                found[min(row, len(found) - 1), min(column, found.shape[1] - 1)] = 1 + GLYPHS.index(glyph)
-    cells = found.reshape(grid[0], SUBROWS, grid[1], SUBCOLUMNS).transpose(0, 2, 1, 3)
-    return canvas.finish(rng, picture), {"glyph": cells.reshape(grid[0] * grid[1], -1)}
+            found.write(piece, x, y)
+    return canvas.finish(rng, picture), found.labels()
+
+
+def reading_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], max_side: int) -> Labelled:
+    """A picture of `reading`: one to four words or a number, of any size."""
+    item = reading.make(rng, split, 1, max_side)
+    return _lettered(item, item.meta["lines"], grid)
+
+
+def document_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], max_side: int) -> Labelled:
+    """A receipt or form of `documents`."""
+    item = documents.make(rng, split, 1, max_side)
+    return _lettered(item, [text for row in item.meta["rows"] for text in row if text], grid)
+
+
+def _lettered(item: Item, texts: list[str], grid: tuple[int, int]) -> Labelled:
+    picture = item.media[0]
+    face = canvas.font(item.meta["font"], item.meta["em"])
+    found = Letters(grid, *picture.size, face)
+    for text, (left, top, _, bottom) in zip(texts, item.meta["boxes"], strict=True):
+        found.write(text, left - face.getbbox(text, anchor="ls")[0], (top + bottom) / 2)
+    return picture, found.labels()
 
 
 def chart_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], max_side: int) -> Labelled:
@@ -152,11 +169,11 @@ def _spread(rng: np.random.Generator, line: list[str], font: str, em: float, wid
     return starts
 
 
-def _middles(x: float, piece: str, face) -> list[tuple[float, str]]:
-    """The middle of every letter of ``piece`` drawn from ``x`` on, spaces left out."""
-    ends = [face.getlength(piece[:i]) for i in range(len(piece) + 1)]
-    pairs = zip(ends, ends[1:], piece, strict=False)
-    return [(x + (start + end) / 2, glyph) for start, end, glyph in pairs if glyph != " "]
-
-
-PAGES = {"scenes": scene_page, "objects": object_page, "glyphs": glyph_page, "charts": chart_page}
+PAGES = {
+    "scenes": scene_page,
+    "objects": object_page,
+    "glyphs": glyph_page,
+    "reading": reading_page,
+    "documents": document_page,
+    "charts": chart_page,
+}

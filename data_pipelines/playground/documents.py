@@ -115,6 +115,45 @@ PHRASINGS = {
     ),
 }
 
+TRAINING_ONLY = {
+    "total": (
+        "What do all the items cost together?",
+        "What is everything worth together?",
+        "What does it all cost?",
+        "How much must be paid?",
+        "What has to be paid here?",
+        "What is to be paid for everything?",
+        "How much money is it altogether?",
+        "What amount is paid in the end?",
+        "How much do they cost in total?",
+        "Add it all up: how much has it cost?",
+    ),
+    "price": (
+        "How much was paid for {item}?",
+        "What has to be paid for {item}?",
+        "Give the price of {item}.",
+        "Which price does {item} have?",
+        "What was the price of {item}?",
+    ),
+    "date": ("Which date is written here?", "Which date does it show?", "Give the date.", "Of which date is it?"),
+    "items": ("Count what was bought.", "How many different things were bought?", "Say how many items you see."),
+    "shop": ("Which shop was it?", "Name the shop.", "What shop is named at the top?", "What name is printed first?"),
+    "title": (
+        "Give the title.",
+        "Which title is it?",
+        "What title does the form have?",
+        "Read what stands at the top.",
+    ),
+    "field": (
+        "Which {key} is given?",
+        "Give the {key}.",
+        "Which is the {key}?",
+        "What {key} is written?",
+        "Tell me the {key}.",
+    ),
+    "bought": ("Is {item} on the list?", "Is {item} one of the items?", "Does the list have {item}?"),
+}
+
 
 def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) -> Item:
     """One receipt or form and ``n_turns`` questions; the first asks for the total, or for a field of the form."""
@@ -129,7 +168,7 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
     boxes = _write(rng, image, paper, rows, widest, em)
     facts = _receipt_facts(rng, page) if page["kind"] == "receipt" else _form_facts(rng, page)
     everything = Fact("everything", "; ".join(f"{key} {value}".strip() for key, value in rows))
-    turns, asked = ask(rng, split, FAMILY, PHRASINGS, facts, n_turns, everything)
+    turns, asked = ask(rng, split, FAMILY, PHRASINGS, facts, n_turns, everything, TRAINING_ONLY)
     meta: dict[str, Any] = {**page, "rows": [list(row) for row in rows], "boxes": boxes, "em": em, "asked": asked}
     meta |= {"font": paper.font, "ink": paper.ink, "papers": [paper.background, paper.shade]}
     return Item([canvas.finish(rng, image)], "image", turns, meta)

@@ -148,6 +148,30 @@ PHRASINGS = {
         "How many words long is the text?",
     ),
 }
+TRAINING_ONLY = {
+    "text": (
+        "What is written in this image?",
+        "Which text is written here?",
+        "What does the picture say?",
+        "Please read what the picture says.",
+        "Tell me the text.",
+        "Which text do you see?",
+    ),
+    "word": (
+        "Which word do you see?",
+        "What word is shown?",
+        "Tell me the word.",
+        "What word does the picture show?",
+        "Please read the word.",
+    ),
+    "number": (
+        "Which number do you see?",
+        "What number is shown?",
+        "Tell me the number.",
+        "What number does the picture show?",
+        "Please read the number.",
+    ),
+}
 CASES = (str.lower, str.title, str.upper)
 
 
@@ -156,7 +180,7 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
     paper = canvas.style(rng, split)
     content, lines = _content(rng, split, paper.font)
     letters = Fact("letters", ", ".join(" ".join(piece) for line in lines for piece in line.split()))
-    turns, asked = ask(rng, split, FAMILY, PHRASINGS, _facts(rng, content, lines), n_turns, letters)
+    turns, asked = ask(rng, split, FAMILY, PHRASINGS, _facts(rng, content, lines), n_turns, letters, TRAINING_ONLY)
     widest = max(canvas.width_em(line, paper.font) for line in lines)
     width, height, em = canvas.frame(rng, widest + 0.6, LEADING * len(lines) + 0.3, max_side)
     image = canvas.blank(width, height, paper)

@@ -95,11 +95,13 @@ def ask(
     facts: Sequence[Fact],
     n_turns: int,
     everything: Fact | None = None,
+    training_only: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[list[Turn], list[dict[str, Any]]]:
     """``n_turns`` turns, the first about ``facts[0]``, then the others in random order, then all again reworded.
 
     In training ``everything`` is mostly the last turn, or the only one: an answer that tells all there is to see
     teaches a model to look, as a description does of a scene. Earlier in a chat, others could be copied from it.
+    ``training_only`` are further wordings by kind of question, see `phrase`.
 
     Returns the turns and, for ``meta``, what each asked: ``{"kind", **slots}``.
     """
@@ -111,7 +113,8 @@ def ask(
     seen: set[str] = set()
     for i in range(n_turns):
         fact = facts[order[i % len(order)]]
-        question = _unseen(rng, split, phrasings[fact.kind], fact.slots, seen)
+        further = (training_only or {}).get(fact.kind, ())
+        question = _unseen(rng, split, phrasings[fact.kind], further, fact.slots, seen)
         turns.append(Turn(question, fact.answer, family))
         asked.append({"kind": fact.kind, **fact.slots})
         seen.add(question)
@@ -123,11 +126,16 @@ def _cycle(order: list[int], count: int) -> list[int]:
 
 
 def _unseen(
-    rng: np.random.Generator, split: Split, phrasings: Sequence[str], slots: dict[str, Any], seen: set[str]
+    rng: np.random.Generator,
+    split: Split,
+    phrasings: Sequence[str],
+    training_only: Sequence[str],
+    slots: dict[str, Any],
+    seen: set[str],
 ) -> str:
     """A wording not used before in this item, unless six draws find none."""
     for _ in range(6):
-        question = phrase(rng, phrasings, split, **slots)
+        question = phrase(rng, phrasings, split, training_only, **slots)
         if question not in seen:
             break
     return question

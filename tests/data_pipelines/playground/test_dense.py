@@ -1,10 +1,13 @@
 """Dense labels against the pixels they describe: the color that a cell names is there, and a letter has ink."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.playground import canvas, charts, dense, objects
+from data_pipelines.playground import canvas, charts, dense, documents, objects, reading
+from data_pipelines.playground.letters import GLYPHS, SUBCOLUMNS, SUBROWS, Letters
 from data_pipelines.playground.scene import COLORS, POSITIONS
 
 GRID = (6, 6)
@@ -53,15 +56,49 @@ def test_an_object_is_told_where_it_covers_the_middle_of_a_cell():
             assert (number - 1 in over) if number else not over
 
 
-def test_letters_are_told_where_there_is_ink():
-    """Inside a slot that names a letter the picture varies; a page tells of most of the letters drawn on it."""
-    for picture, found in pages("glyphs"):
-        slots = found["glyph"].reshape(*GRID, dense.SUBROWS, dense.SUBCOLUMNS).transpose(0, 2, 1, 3).reshape(12, 36)
+def slots_of(found, name: str) -> np.ndarray:
+    """A label of slots as one map, [12, 36]."""
+    return found[name].reshape(*GRID, SUBROWS, SUBCOLUMNS).transpose(0, 2, 1, 3).reshape(12, 36)
+
+
+@pytest.mark.parametrize("kind", ["glyphs", "reading", "documents"])
+@pytest.mark.parametrize("name", ["glyph", "cover"])
+def test_letters_are_told_where_there_is_ink(kind, name):
+    """Around a slot that names a letter the picture varies."""
+    for picture, found in pages(kind):
+        slots = slots_of(found, name)
         gray = np.asarray(picture.convert("L").resize((36 * 8, 12 * 16), Image.Resampling.BILINEAR), np.int16)
         assert (slots > 0).any()
         for row, column in np.argwhere(slots > 0):
             around = gray[max(0, row * 16 - 8) : row * 16 + 24, max(0, column * 8 - 8) : column * 8 + 16]
             assert around.max() - around.min() > 40
+
+
+@pytest.mark.parametrize("kind", ["reading", "documents"])
+def test_a_page_tells_the_letters_of_its_own_text(kind):
+    """All of them where each has a slot of its own; small ones may share one, and one of them is told."""
+    family, whole = {"reading": reading, "documents": documents}[kind], 0
+    for i, (_, found) in enumerate(pages(kind)):
+        meta = family.make(np.random.default_rng([5, i]), "train", 1, 320).meta
+        lines = meta["lines"] if kind == "reading" else [text for row in meta["rows"] for text in row]
+        drawn = Counter(letter for letter in "".join(lines) if letter in GLYPHS)
+        told = Counter(GLYPHS[v - 1] for v in found["glyph"].flatten() if v)
+        assert told <= drawn
+        assert told.total() >= 0.7 * drawn.total()
+        whole += told == drawn
+    assert whole >= 8
+
+
+def test_a_large_letter_covers_slots_beside_its_middle():
+    letters = Letters(GRID, 192, 192, canvas.font("DejaVuSans", 96))
+    letters.write("H", 20, 96)
+    told = letters.labels()
+    width = canvas.font("DejaVuSans", 96).getlength("H")
+    rows, columns = np.nonzero(slots_of(told, "cover"))
+    assert (columns.min(), columns.max()) == (round(20 * 36 / 192), round((20 + width) * 36 / 192) - 1)
+    assert (rows.min(), rows.max()) == (round((96 - 0.35 * 96) / 16), round((96 + 0.35 * 96) / 16) - 1)
+    assert set(told["cover"].flat) == {0, 1 + GLYPHS.index("H")}
+    assert np.argwhere(slots_of(told, "glyph")).tolist() == [[6, int((20 + width / 2) * 36 / 192)]]
 
 
 def test_letters_stand_in_reading_order(monkeypatch):
@@ -74,8 +111,7 @@ def test_letters_stand_in_reading_order(monkeypatch):
         rng = np.random.default_rng(seed)
         monkeypatch.setattr(dense, "pick", lambda rng, options: options[0])
         _, found = dense.glyph_page(rng, "train", GRID, 320)
-        slots = found["glyph"].reshape(*GRID, dense.SUBROWS, dense.SUBCOLUMNS).transpose(0, 2, 1, 3).reshape(12, 36)
-        lines = ["".join(dense.GLYPHS[v - 1] for v in row if v) for row in slots]
+        lines = ["".join(GLYPHS[v - 1] for v in row if v) for row in slots_of(found, "glyph")]
         assert set(lines) == {"", "Ab3.d"}
 
 

@@ -89,7 +89,7 @@ def named(things, color, shape):
 
 def attributes_answer(question, answer, things):
     kind = next(k for k, vocabulary in (("color", COLORS), ("shape", SHAPES), ("size", SIZES)) if answer in vocabulary)
-    assert re.search({"color": "color", "shape": "shape", "size": "size|big|small"}[kind], question.lower())
+    assert re.search({"color": "color", "shape": "shape", "size": "size|big|large|small"}[kind], question.lower())
     places = PLACE.findall(question)
     found = [
         t

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -143,6 +144,20 @@ def test_questions_are_worded_from_the_splits_own_phrasings(family, split):
             assert (turn.question in kept) == (split == "heldout")
 
 
+@pytest.mark.parametrize("family", ["documents", "reading"])
+def test_wordings_of_training_alone_are_new_and_never_held_out(family):
+    module = FAMILIES[family]
+    asked = {split: Counter() for split in SPLITS}
+    for kind, wordings in module.TRAINING_ONLY.items():
+        assert not set(wordings) & set(module.PHRASINGS[kind]) and len(set(wordings)) == len(wordings)
+        for split in SPLITS:
+            for item in items(family, split, 200):
+                for turn, fact in zip(item.turns, item.meta["asked"], strict=True):
+                    further = fact["kind"] == kind and turn.question in {w.format(**fact) for w in wordings}
+                    asked[split][kind] += further
+    assert not asked["heldout"].total() and set(+asked["train"]) == set(module.TRAINING_ONLY)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
@@ -169,7 +184,7 @@ def test_sizes_vary(family):
 
 @pytest.mark.parametrize("family", TEXTS)
 def test_fonts_of_the_splits_differ(family):
-    train, heldout = ({item.meta["font"] for item in items(family, split, 80, n_turns=1)} for split in SPLITS)
+    train, heldout = ({item.meta["font"] for item in items(family, split, 160, n_turns=1)} for split in SPLITS)
     assert train == set(canvas.FONTS["train"]) and heldout == set(canvas.FONTS["heldout"])
     assert len(heldout) >= 2 and not train & heldout
 
