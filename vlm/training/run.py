@@ -101,7 +101,7 @@ def _model(recipe: Recipe) -> tuple[VLMForBlockDiffusion | PeftModel, VLMProcess
     tokenizer = train_tokenizer(texts(recipe.data, recipe.seed), recipe.model.vocab_size)
     model = build_model(recipe.model, tokenizer, recipe.seed)
     if recipe.tower.steps:
-        warm_up(model.vision_tower, recipe)
+        warm_up(model.vision_tower, model.projector, recipe)
     return model, build_processor(model, tokenizer)
 
 

@@ -48,10 +48,10 @@ class ModelRecipe:
 
 @dataclass
 class TowerRecipe:
-    """Warm-up of a new vision tower on densely labelled pictures (`vlm.training.warmup`).
+    """Warm-up of a new vision tower and its projector on densely labelled pictures (`vlm.training.warmup`).
 
     Args:
-        steps: optimiser steps; 0 leaves the tower's weights as they are.
+        steps: optimiser steps; 0 leaves the weights as they are.
         batch_size: pictures a step.
         lr: peak learning rate: up over 50 steps, down to zero over the last third.
         shares: kind of page to its share, any positive numbers.

@@ -1,4 +1,4 @@
-"""The tower's warm-up: it learns, a stopped one goes on where it was, and a finished one is only loaded."""
+"""The warm-up of tower and projector: both learn, a stopped one goes on where it was, a finished one is loaded."""
 
 import json
 from dataclasses import replace
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vision_encoders import VisionConfig, build_vision_encoder
+from vlm.projector import Projector
 from vlm.training.recipe import Recipe, TowerRecipe
 from vlm.training.warmup import Heads, accuracy, loss, warm_up
 
@@ -17,9 +18,16 @@ VISION = VisionConfig(
 )  # fmt: skip
 
 
-def tower():
-    torch.manual_seed(0)
-    return build_vision_encoder(VISION)
+def tower_and_projector(seed: int = 0):
+    torch.manual_seed(seed)
+    tower = build_vision_encoder(VISION)
+    return tower, Projector(tower.hidden_size, 32, 64, tower.grid)
+
+
+def same(one, two) -> bool:
+    """Whether towers and projectors have the same weights."""
+    pairs = [pair for a, b in zip(one, two) for pair in zip(a.parameters(), b.parameters(), strict=True)]
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def recipe(directory, **changes) -> Recipe:
@@ -30,17 +38,20 @@ def recipe(directory, **changes) -> Recipe:
 
 
 def test_colors_are_learned(tmp_path):
-    found = warm_up(tower(), recipe(tmp_path, steps=120, batch_size=16, lr=5e-3, shares={"scenes": 1.0}))
+    found = warm_up(
+        *tower_and_projector(), recipe(tmp_path, steps=120, batch_size=16, lr=5e-3, shares={"scenes": 1.0})
+    )
     assert found["color"] > 0.5  # one in six by chance
     lines = [json.loads(line) for line in (tmp_path / "tower" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 40, 60, 80, 100, 120]
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["color"] > 0.5 and lines[-1]["projected_color"] > 0.5
 
 
 def test_a_stopped_warm_up_ends_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("vlm.training.warmup.SAVE_STEPS", 2)
-    whole, stopped = tower(), tower()
-    warm_up(whole, recipe(tmp_path / "whole"))
+    whole, stopped = tower_and_projector(), tower_and_projector()
+    warm_up(*whole, recipe(tmp_path / "whole"))
 
     saves = []
 
@@ -54,20 +65,28 @@ def test_a_stopped_warm_up_ends_with_the_same_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr("vlm.training.warmup._save", stop_after_two_saves)
     with pytest.raises(KeyboardInterrupt):
-        warm_up(stopped, recipe(tmp_path / "stopped"))
+        warm_up(*stopped, recipe(tmp_path / "stopped"))
     monkeypatch.setattr("vlm.training.warmup._save", save)
-    again = build_vision_encoder(VISION)  # other weights: what matters is on disk
-    warm_up(again, recipe(tmp_path / "stopped"))
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    again = tower_and_projector(1)  # other weights: what matters is on disk
+    assert not same(whole, again)
+    warm_up(*again, recipe(tmp_path / "stopped"))
+    assert same(whole, again)
 
 
 def test_a_finished_warm_up_is_only_loaded(tmp_path, monkeypatch):
-    first = tower()
-    warm_up(first, recipe(tmp_path))
+    first = tower_and_projector()
+    warm_up(*first, recipe(tmp_path))
     monkeypatch.setattr("vlm.training.warmup.loss", None)  # would fail if called
-    again = build_vision_encoder(VISION)
-    warm_up(again, recipe(tmp_path))
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    again = tower_and_projector(1)
+    warm_up(*again, recipe(tmp_path))
+    assert same(first, again)
+
+
+def test_the_state_of_another_model_is_refused_by_name(tmp_path):
+    warm_up(*tower_and_projector(), recipe(tmp_path))
+    tower, _ = tower_and_projector()
+    with pytest.raises(ValueError, match=r"state\.safetensors: the state of another model"):
+        warm_up(tower, Projector(tower.hidden_size, 16, 64, tower.grid), recipe(tmp_path))
 
 
 def test_the_loss_counts_slots_that_hold_something_and_ignores_untold_ones():
