@@ -146,7 +146,7 @@ def _size(headline: Headline, found: Interval) -> str:
 
 def _reason(headline: Headline, items: Sequence[ItemRecord], base: Sequence[ItemRecord], block_size: int) -> str:
     if headline.measure != "score" and headline.size is not None and headline.size > block_size:
-        return f"; a block of {block_size} slots cannot give more than {block_size} times"
+        return f"; a pass commits at most {block_size} tokens"
     if headline.measure == "score":
         return f"; {same(items, base):.0f} % of the answers are the same"
     return ""

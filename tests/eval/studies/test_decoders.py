@@ -118,7 +118,7 @@ def test_a_headline_is_judged_by_what_was_measured():
     told = agreement("localleap", HEADLINES["localleap"], answers, 4)
     assert told == (
         "here 4.00 [4.00, 4.00] times as fast (more than sdar-static); below the published 6.94; "
-        "a block of 4 slots cannot give more than 4 times"
+        "a pass commits at most 4 tokens"
     )
     assert claim_of("localleap", HEADLINES["localleap"], "s", answers).verdict == "confirmed"
     turned = {STATIC: answers["localleap"], "localleap": answers[STATIC]}
