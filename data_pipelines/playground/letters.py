@@ -1,8 +1,7 @@
 """Where the letters of a picture stand on a grid of slots, finer than a tower's features: what its warm-up is told.
 
 The deciding choice: two labels. The slot of a letter's middle tells letters in a row apart, also two of the same; all
-slots that a letter covers tell a tower what a large one is wherever it looks at it. With middles alone letters wider
-than a slot were told half as often as small ones.
+slots that a letter covers tell a tower what a large one is wherever it looks at it.
 """
 
 import string
