@@ -112,9 +112,9 @@ def test_a_full_disk_leaves_a_file_as_it_was(tmp_path, writes):
         path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(400)))
         write = lambda: Lines(path).cut(390)  # noqa: E731
     else:
-        path, (tower, heads) = tmp_path / warmup.STATE, (torch.nn.Linear(40, 40) for _ in range(2))
-        optimizer = torch.optim.AdamW(tower.parameters())
-        write = lambda: warmup._save(tmp_path, 1, tower, heads, optimizer)  # noqa: E731
+        path, warmed = tmp_path / warmup.STATE, torch.nn.Linear(40, 80)
+        optimizer = torch.optim.AdamW(warmed.parameters())
+        write = lambda: warmup._save(tmp_path, 1, warmed, optimizer)  # noqa: E731
         write()
     kept = path.read_bytes()
     with files_of_at_most(2000), pytest.raises(OSError) as caught:

@@ -51,8 +51,7 @@ def test_the_demo_recipe_is_typed_and_agrees_with_itself(demo):
 def test_the_demo_mixture_reaches_every_kind_of_question(demo):
     used = {name for phase in demo.data.phases for name in phase.weights}
     together = {"attributes", "counting", "relations", "describe", "json"}  # what a scene_chat asks
-    # Lists belong to the suite parallel_bench, which the embedded model is not trained for.
-    assert used | (together if "scene_chat" in used else set()) == set(FAMILIES) - {"lists"}
+    assert used | (together if "scene_chat" in used else set()) == set(FAMILIES)
 
 
 def test_weights_follow_the_seed_and_ids_the_tokenizer(demo):
