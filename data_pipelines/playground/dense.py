@@ -76,7 +76,7 @@ def object_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], m
 
 
 def glyph_page(rng: np.random.Generator, split: Split, grid: tuple[int, int], max_side: int) -> Labelled:
-    """One to seven lines of words, names and numbers, mostly small."""
+    """One to seven lines of words, names and numbers, mostly small; slots tell letters by middle and by cover."""
     paper = canvas.style(rng, split)
     lines = [_line(rng, split, paper.font) for _ in range(int(rng.integers(1, 8)))]
     leading = rng.uniform(*LEADING)
@@ -108,6 +108,7 @@ def document_page(rng: np.random.Generator, split: Split, grid: tuple[int, int],
 
 
 def _lettered(item: Item, texts: list[str], grid: tuple[int, int]) -> Labelled:
+    """A text family's picture with the letters of ``texts``, each drawn in its box of ``meta``."""
     picture = item.media[0]
     face = canvas.font(item.meta["font"], item.meta["em"])
     found = Letters(grid, *picture.size, face)

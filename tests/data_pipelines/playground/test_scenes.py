@@ -409,6 +409,22 @@ def test_a_chat_asks_nothing_twice_and_describes_often():
     assert min(families[f] for f in ("attributes", "counting", "relations")) > 120
 
 
+def test_further_wordings_of_attributes_are_new_and_in_training_alone():
+    patterns = []
+    for phrasings, further in attributes.TRAINING_ONLY.items():
+        assert not set(phrasings) & set(further) and len(set(further)) == len(further)
+        patterns += [re.compile(re.sub(r"\\\{\w+\\\}", r"[\\w ]+", re.escape(wording)) + "$") for wording in further]
+    asked = {}
+    for split in SPLITS:
+        turns = [
+            turn
+            for i in range(150)
+            for turn in attributes.make(stream("attributes", split, 0, i), split, 4, 256).turns
+        ]
+        asked[split] = sum(any(pattern.match(turn.question) for pattern in patterns) for turn in turns)
+    assert asked["train"] > 100 and asked["heldout"] == 0
+
+
 def test_relations_refuse_a_scene_without_a_pair_to_compare():
     scene = random_scene(np.random.default_rng(0), "train", 2, 96, [("red", "circle")] * 2)
     assert not relations.askable(scene)
