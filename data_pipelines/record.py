@@ -7,6 +7,7 @@ frames; nothing is decoded until a batch needs it.
 from dataclasses import dataclass, field
 from typing import Any
 
+FLAGS = ("loss", "spelled")  # what a message may say, true or false, of how it is learnt
 Message = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": str | list[part]}
 
 
@@ -19,7 +20,8 @@ class Sample:
         messages: chat messages. A part is ``{"type": "text", "text": str}``,
             ``{"type": "image", "image": path | PIL}`` or ``{"type": "video", "video": path | list[path | PIL]}``;
             a video part may say how its frames are chosen (`data_pipelines.media`).
-            An assistant message with ``"loss": False`` is read as context and not learnt.
+            An assistant message with ``"loss": False`` is read as context and not learnt; one with ``"spelled": True``
+            is learnt a character a token.
         source: where the sample came from (a file, or ``playground/<family>``).
         meta: whatever a metric or a report needs; never read by the model.
     """

@@ -22,6 +22,7 @@ from vision_encoders import Picture, Plan, VisionConfig, pixels, plan, views
 from vision_encoders.pictures import joined
 from vlm.composite import Media
 from vlm.layout import answer_spans
+from vlm.spelling import spelled
 
 
 @dataclass
@@ -102,13 +103,14 @@ class VLMProcessor(ProcessorMixin):
         """Tokens and pixels of one conversation.
 
         Args:
-            messages: HF chat messages. A video part with ``"timed": True`` has each frame's time before the frame.
+            messages: HF chat messages. A video part with ``"timed": True`` has each frame's time before the frame, an
+                answer with ``"spelled": True`` a token for each character.
             media: what each image part (a PIL image) and video part (a list of PIL frames) holds, in reading order.
             add_generation_prompt: end with the assistant's header, ready to answer.
 
         Raises:
             ValueError: if a text contains a reserved token, placeholders and media differ in number, or it is not
-                clear which tokens are those of a message with ``"loss": False``.
+                clear which tokens are those of a message that is spelled or has ``"loss": False``.
         """
         messages, media = with_times(messages, media)
         ids, answer, videos = self._expanded_chat(messages, [_size_of(item) for item in media], add_generation_prompt)
@@ -146,7 +148,8 @@ class VLMProcessor(ProcessorMixin):
             return_assistant_tokens_mask=True,
         )
         ids = np.array(chat["input_ids"])
-        answer = learnt(messages, np.array(chat["assistant_masks"], dtype=bool))
+        ids, answer = spelled(self.tokenizer, messages, ids, np.array(chat["assistant_masks"], dtype=bool))
+        answer = learnt(messages, answer)
         placeholders = np.flatnonzero((ids == self.image_token_id) | (ids == self.video_token_id))
         if len(placeholders) != len(sizes):
             raise ValueError(f"{len(placeholders)} media placeholders in the chat but {len(sizes)} media given")

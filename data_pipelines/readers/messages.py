@@ -17,7 +17,7 @@ from data_pipelines.media import video_settings
 from data_pipelines.readers.checks import BadLine, Malformed, NotText, Row, filled_list, own_id, short, text
 from data_pipelines.readers.jsonl import jsonl_rows
 from data_pipelines.readers.resolve import Media
-from data_pipelines.record import Message, Sample, image_part, text_part, video_part
+from data_pipelines.record import FLAGS, Message, Sample, image_part, text_part, video_part
 from data_pipelines.sampling import SamplingError
 
 ROLES = ("system", "user", "assistant")
@@ -68,8 +68,8 @@ def checked(message: Any, media: Media) -> Message:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise Malformed(f"unknown role {short(role)} (known: {', '.join(ROLES)})")
-    if message.get("loss") is not None:
-        message = {**message, "loss": _loss(message["loss"])}
+    said = {key: _flag(key, message[key]) for key in FLAGS if message.get(key) is not None}
+    message = {**message, **said}
     if not isinstance(content, list):
         return {**message, "content": text(content, "content")}
     return {**message, "content": [_part(part, media) for part in filled_list(message, "content")]}
@@ -101,9 +101,9 @@ def _request(row: Row, path: Path, media: Media, seen: set[str]) -> Sample | Bad
     return Sample(id=name, messages=chat, source=str(path), meta=meta)
 
 
-def _loss(value: Any) -> bool:
+def _flag(key: str, value: Any) -> bool:
     if value not in (True, False):
-        raise Malformed(f"loss must be true or false, not {short(value)}")
+        raise Malformed(f"{key} must be true or false, not {short(value)}")
     return bool(value)
 
 

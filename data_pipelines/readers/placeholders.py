@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipelines.readers.checks import Malformed, short, text
+from data_pipelines.record import FLAGS
 
 PLACEHOLDER = re.compile(r"\n?<(image|video)>\Z|<(image|video)>\n?")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -52,7 +53,7 @@ def _message(turn: Any) -> dict[str, Any]:
         content = list(_parts(content))
     elif isinstance(content, list):
         content = [dict(part) if isinstance(part, dict) else part for part in content]
-    return {"role": role, "content": content, **({} if turn.get("loss") is None else {"loss": turn["loss"]})}
+    return {"role": role, "content": content, **{key: turn[key] for key in FLAGS if turn.get(key) is not None}}
 
 
 def _parts(content: str) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
     {"messages" | "conversations": [{"role": "user", "content": "<image>…"}, …], "images": [...], "videos": [...],
      "system": "…"}
 
-A message may say ``"loss": false``: it is read as context and not learnt.
+A message may say ``"loss": false``: it is read as context and not learnt. ``"spelled": true``: see `vlm.spelling`.
 """
 
 from typing import Any

@@ -12,6 +12,7 @@ import torch
 from vlm.checkpoints.load import EMBEDDED, CheckpointError, load
 
 LIMIT_MB = 64
+SLOTS = {"end_last": {}}  # of the decoding loop, beside the threshold
 
 
 def embed(source: str, block_size: int, threshold: float, max_new_tokens: int) -> float:
@@ -27,6 +28,7 @@ def embed(source: str, block_size: int, threshold: float, max_new_tokens: int) -
     model.config.traits  # noqa: B018  (checks that the block size was trained)
     generation = model.generation_config
     generation.block_size, generation.threshold, generation.max_new_tokens = block_size, threshold, max_new_tokens
+    generation.slots = SLOTS
     generation.check()
     fresh = EMBEDDED.with_name(EMBEDDED.name + ".new")
     model.to(torch.float16).save_pretrained(fresh)

@@ -1,9 +1,10 @@
 """The open blocks of a batch as the strategies see them, and which of their slots become tokens.
 
-    fence (spans) -> keep (scoring, finish) -> rescore (scoring) -> select (commit) | also (finish)
+    fence (spans) -> keep (scoring, finish) -> rescore (scoring) -> select (commit) | also (finish) -> wait (finish)
 
 What the commit policy sees as open are the slots that may be committed now: those before the spans' fence that every
-rule keeps. If none is left, all open slots are: a pass always commits something.
+rule keeps. If none is left, all open slots are: a pass always commits something. Where all that was picked has to wait
+for slots that were not, the policy selects once more, among the slots that have nothing to wait for.
 """
 
 import math
@@ -64,6 +65,10 @@ class Rule:
         """Slots to commit beside those that the policy selects, bool [B, W]."""
         return torch.zeros_like(blocks.is_open)
 
+    def wait(self, blocks: Blocks, picked: torch.Tensor) -> torch.Tensor:
+        """Slots that must not be committed unless more than ``picked`` is, bool [B, W]; never the first open one."""
+        return torch.zeros_like(blocks.is_open)
+
 
 def chosen_rows(states: list[State], feeds: list[Feed], scores: Scores) -> list[bool]:
     """Which of the rows read become tokens under the strategies of their request; all that verify or edit may."""
@@ -95,7 +100,22 @@ def _select(commit, rules: tuple[Rule, ...], blocks: Blocks) -> torch.Tensor:
     picked = commit.select(scores, may, blocks.step, blocks.size, blocks.committed)
     for rule in rules:
         picked = picked | (rule.also(blocks) & may)
-    return picked
+    waiting = _waiting(rules, blocks, picked)
+    if not (picked & waiting).any():
+        return picked
+    settled = picked & ~waiting
+    free = may & ~_waiting(rules, blocks, torch.zeros_like(picked))
+    free = torch.where(free.any(-1, keepdim=True), free, may)
+    again = commit.select(scores, free, blocks.step, blocks.size, blocks.committed)
+    return torch.where(settled.any(-1, keepdim=True), settled, again)
+
+
+def _waiting(rules: tuple[Rule, ...], blocks: Blocks, picked: torch.Tensor) -> torch.Tensor:
+    """Slots that some rule has wait [B, W]."""
+    waiting = torch.zeros_like(picked)
+    for rule in rules:
+        waiting = waiting | rule.wait(blocks, picked)
+    return waiting
 
 
 def _gather(states: list[State], feeds: list[Feed], scores: Scores, kept: list[int], rows, slots) -> Blocks:

@@ -12,6 +12,7 @@ from vlm.generation.config import BlockGenerationConfig
 from vlm.generation.preset import Preset
 from vlm.generation.presets_commit import COMMITTING
 from vlm.generation.presets_passes import PASSES
+from vlm.generation.slots import goes_with
 from vlm.generation.spans import default_size
 
 PRESETS: dict[str, Preset] = {**COMMITTING, **PASSES}
@@ -21,7 +22,8 @@ def override(config: BlockGenerationConfig, given: dict[str, Any], traits: Diffu
     """Set ``given`` settings; a ``decoder`` among them first sets everything its preset decides.
 
     Fields in a given ``slots`` are set beside the preset's own. A mode that is given without a block size takes its
-    own default (`spans.default_size`) where the size so far was no more than the default of the mode before.
+    own default (`spans.default_size`) where the size so far was no more than the default of the mode before; slots
+    that it has no use for are left out, unless they or a ``decoder`` are given with it.
 
     Raises:
         ValueError: for a preset that there is not.
@@ -40,6 +42,8 @@ def override(config: BlockGenerationConfig, given: dict[str, Any], traits: Diffu
     mode = given.get("mode") or config.mode
     if mode != config.mode and config.block_size in (None, default_size(traits, config.mode)):
         config.block_size = default_size(traits, mode)
+    if mode != config.mode and given.get("decoder") is None:
+        config.slots = {name: kept for name, kept in (config.slots or {}).items() if goes_with(name, mode)} or None
     for name, value in given.items():
         setattr(config, name, value)
 

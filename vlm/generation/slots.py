@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from vlm.generation.blocks import Rule
 from vlm.generation.diffuspec import AdaptiveLength, PathSearch
 from vlm.generation.dkv import DelayedKV, GreedyKV, PromptAndDelayedKV
-from vlm.generation.early import EoTP, Prophet, Stable
+from vlm.generation.early import EndLast, EoTP, Prophet, Stable
 from vlm.generation.fast_dllm import DualKV, PrefixKV, SubBlocks
 from vlm.generation.finish import Repetition
 from vlm.generation.held import HeldBlocks
@@ -24,7 +24,8 @@ from vlm.generation.verifier import Verifier
 from vlm.generation.windows import DeferredWindow, Streaming
 
 RANKS = {"margin": Margin, "gap": Gap, "entropy": Entropy}
-RULES = {**RANKS, "eoser": EOSER, "eos_gate": EosGate, "eotp": EoTP, "prophet": Prophet, "stable": Stable}
+ENDS = {"eoser": EOSER, "eos_gate": EosGate, "eotp": EoTP, "end_last": EndLast}
+RULES = {**RANKS, **ENDS, "prophet": Prophet, "stable": Stable}
 OTHERS = {"credit": Credit, "repetition": Repetition, "token_edit": TokenEdit}
 SPANS = {
     "dcd": DeferredWindow,
@@ -39,7 +40,7 @@ VERIFY = {"cps": PathSearch, "adl": AdaptiveLength, "verifier": Verifier}
 NEED_TOKENS = ("adablock", "tccf")
 SLOT_OF = {
     **dict.fromkeys((*RANKS, "eoser", "eos_gate", "credit"), "scoring"),
-    **dict.fromkeys(("eotp", "prophet", "stable", "repetition"), "finish"),
+    **dict.fromkeys(("eotp", "end_last", "prophet", "stable", "repetition"), "finish"),
     **dict.fromkeys(SPANS, "spans"),
     **dict.fromkeys(CACHING, "caching"),
     **dict.fromkeys((*VERIFY, "token_edit"), "verify"),
@@ -53,9 +54,9 @@ def check_slots(slots: dict[str, dict], mode: str) -> None:
     for name in slots:
         if name not in SLOT_OF:
             raise ValueError(f"slots: {name!r} is not one of {', '.join(SLOT_OF)}")
-        if name in VERIFY and mode != "speculative":
+        if not goes_with(name, mode) and name in VERIFY:
             raise ValueError(f"{name!r} works on drafts that are verified, which mode {mode!r} does not make")
-        if mode != "block" and name not in (*VERIFY, "repetition"):
+        if not goes_with(name, mode):
             raise ValueError(f"{name!r} works on open blocks, which mode {mode!r} does not denoise")
     for kind, what in ((SPANS, "the spans"), (RANKS, "the rank"), (CACHING, "the caching")):
         both = [name for name in slots if name in kind]
@@ -63,6 +64,11 @@ def check_slots(slots: dict[str, dict], mode: str) -> None:
             raise ValueError(f"{both[0]!r} and {both[1]!r} both decide {what}: give one of them")
     if "eoser" in slots and "entropy" in slots:
         raise ValueError("'eoser' multiplies ranks of at least 0, but 'entropy' ranks by negative entropy")
+
+
+def goes_with(name: str, mode: str) -> bool:
+    """Whether a strategy has anything to do in that mode: on open blocks, on drafts, or on whatever answer."""
+    return name == "repetition" or mode == ("speculative" if name in VERIFY else "block")
 
 
 def rules_of(slots: dict[str, dict]) -> tuple[Rule, ...]:

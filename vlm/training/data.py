@@ -144,7 +144,8 @@ class PlaygroundStream(IterableDataset):
         clock = Clock()
         with clock("read"):
             source = stream(family, self.split, self.seed, index)
-            messages, media = chat(playground.FAMILIES[family](source, self.split, turns, phase.max_side))
+            item = playground.FAMILIES[family](source, self.split, turns, phase.max_side)
+            messages, media = chat(item, self.recipe.spelled)
         with clock("encode"):
             encoded = self.processor.encode(messages, media)
             encoded.id = f"{family}/{index}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data_pipelines.mixture import Source
+from data_pipelines.playground import FAMILIES
 from data_pipelines.playground.dense import PAGES
 from data_pipelines.sampling import Sampling
 from vision_encoders.config import nearest
@@ -104,6 +105,7 @@ class DataRecipe:
         workers: processes that make samples ahead of the trainer: the playground's up to a window, those of
             ``sources``, which one more process plans, up to 64.
         views: noisy views of every sample.
+        spelled: playground families whose answers are learnt a character a token; one's own data say it by message.
         last_block: ``fill`` completes an answer's last block with end tokens, ``truncate`` leaves it short.
         row_capacity: samples of a window share rows of a batch, up to this many tokens in each, best fit first; a
             longer sample has a row of its own, and ``rows_per_batch`` holds all the same. None gives each sample its
@@ -126,6 +128,7 @@ class DataRecipe:
     window: int = 512
     workers: int = 1
     views: int = 1
+    spelled: list[str] = field(default_factory=list)
     last_block: LastBlock = "fill"
     row_capacity: int | None = None
     growth: Growth | None = None
@@ -151,6 +154,9 @@ class DataRecipe:
         for size, share in self.block_sizes.items():
             if size < 1 or share <= 0:
                 raise ValueError(f"data.block_sizes {size}: {share}: both must be positive")
+        for name in self.spelled:
+            if name not in FAMILIES:
+                raise ValueError(f"data.spelled: unknown playground family {name!r}; {nearest(name, FAMILIES)}")
         capacity = () if self.row_capacity is None else ("row_capacity",)
         at_least_one(self, "data.", ("rows_per_batch", "window", "views", "buffer", *capacity))
 

@@ -69,6 +69,7 @@ RECORDS = [
     ({"id": "q7", "conversations": ["hello"]}, "a message must be an object"),
     ({"id": "q7", "conversations": [{"from": "human"}]}, "content must be text"),
     ({"id": "q7", "messages": [{"role": "user", "content": "x", "loss": "no"}]}, "loss must be true or false"),
+    ({"id": "q7", "messages": [{"role": "user", "content": "x", "spelled": 2}]}, "spelled must be true or false"),
     ({"id": "q7", "messages": [{"role": "user", "content": "see <image>"}]}, "1 <image> and 0 <video> placeholders"),
     ({"id": "q7", "texts": [{"user": "a"}]}, "assistant must be text"),
     ({"id": "q7", "instruction": "a", "output": "b", "history": ["a"]}, "history must be a list of pairs"),

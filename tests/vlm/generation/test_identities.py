@@ -51,6 +51,8 @@ IDENTITIES = {
     "eoser with ass that lowers nothing is off": (
         {"policy": "doubling", **slot("eoser", lowest=1.0, doubling=True)}, {"policy": "doubling"}),
     "an end gate of share 0 is off": ({**STATIC, **slot("eos_gate", share=0.0)}, STATIC),
+    "an end that waits is off from left to right": (
+        {"policy": "sequential", **slot("end_last")}, {"policy": "sequential"}),
     "credit of weight 0 is off": ({**STATIC, **slot("credit", alpha=0.0)}, STATIC),
     "wedlm without penalty and bound is the least entropy": (
         policy("wedlm", tau=-NEVER, penalty=0.0), policy("entropy", gamma=0.0)),

@@ -268,6 +268,20 @@ def test_what_is_given_prevails_over_the_preset_and_the_preset_over_the_checkpoi
     assert PRESETS["cad"].slots == {"eos_gate": {}}, "the table stays as it is"
 
 
+def test_a_mode_leaves_out_the_checkpoints_slots_that_it_has_no_use_for():
+    model, processor = MODELS["causal"]
+    base = settings_of(model, slots={"end_last": {}, "repetition": {}})
+
+    def slots(**given_):
+        return settings_of(model, base, processor.tokenizer, **given_).slots
+
+    assert slots(policy="static") == slots(mode="block") == {"end_last": {}, "repetition": {}}
+    assert slots(mode="ar") == slots(mode="speculative") == {"repetition": {}}
+    assert slots(decoder="sdar-dynamic") is None, "a published decoder is as published"
+    with pytest.raises(ValueError, match="'end_last' works on open blocks, which mode 'ar' does not denoise"):
+        slots(mode="ar", slots={"end_last": {}})
+
+
 @pytest.mark.parametrize("decoder", PRESETS)
 def test_a_preset_says_where_it_comes_from_what_it_does_and_what_differs(decoder):
     preset = PRESETS[decoder]

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.vlm.generation.sharp import sharp_model
 from tests.vlm.tiny import greedy, tiny_model
@@ -11,7 +13,7 @@ from vlm.attention import Rows
 from vlm.cache import BlockCache
 from vlm.generation.blocks import Blocks, _select
 from vlm.generation.commit import Static, Threshold
-from vlm.generation.early import EoTP, Prophet, Stable
+from vlm.generation.early import EndLast, EoTP, Prophet, Stable
 from vlm.generation.finish import Cut, Finish, Repetition
 from vlm.generation.generate import answer
 from vlm.generation.learn2pd import accepted, features
@@ -98,6 +100,38 @@ def test_eotp_spends_nothing_behind_an_end():
     ends = blocks([0.9, 0.1, 0.2, 0.1], ends=[False, True, True, False])
     assert chosen([EoTP()], ends) == [0]
     assert chosen([EoTP(eager=True)], ends) == [0, 2], "the surest proposal of an end"
+
+
+def test_an_end_waits_for_the_slots_in_front_of_it():
+    ends = [False, False, True, True]
+    assert chosen([EndLast()], blocks([0.6, 0.5, 0.9, 0.8], ends=ends)) == [0], "the best that has nothing to wait for"
+    assert chosen([], blocks([0.6, 0.5, 0.9, 0.8], ends=ends)) == [2]
+    both = blocks([0.9, 0.95, 0.9, 0.5], ends=ends)
+    assert chosen([EndLast()], both, Threshold(0.9)) == [0, 1, 2], "in one pass with all in front of it"
+    gap = blocks([0.9, 0.5, 0.9, 0.9], ends=ends)
+    assert chosen([EndLast()], gap, Threshold(0.9)) == [0]
+    filled = blocks([0.0, 0.0, 0.3, 0.9], ends=ends, committed=[0.9, 0.9, NAN, NAN])
+    assert chosen([EndLast()], filled) == [2], "nothing is open in front of the first"
+    sure = blocks([0.1, 0.2, 0.1, 0.1], ends=ends, stable=1, entropy=[0.0] * 4)
+    assert chosen([Stable(), EndLast()], sure) == [0, 1, 2, 3], "what finishes the block leaves nothing in front"
+
+
+@given(st.data())
+def test_with_ends_last_every_pass_commits_and_no_end_stands_behind_an_open_slot(data):
+    width = data.draw(st.integers(1, 9))
+    flags = st.lists(st.booleans(), min_size=width, max_size=width)
+    committed = [NAN if still else 0.9 for still in data.draw(flags)]
+    sure = data.draw(st.lists(st.floats(0, 1), min_size=width, max_size=width))
+    made = blocks(sure, ends=data.draw(flags), committed=committed)
+    made.is_end &= made.is_open
+    policy = data.draw(st.sampled_from([Static(), Static(2), Threshold(0.5), Threshold(0.9)]))
+    found, free = chosen([EndLast()], made, policy), chosen([], made, policy)
+    still = set(made.is_open[0].nonzero().flatten().tolist())
+    assert set(found) <= still and bool(found) == bool(still)
+    for slot in found:
+        assert not made.is_end[0, slot] or not {i for i in still - set(found) if i < slot}
+    if not made.is_end.any():
+        assert found == free
 
 
 def test_credit_is_what_was_best_before():

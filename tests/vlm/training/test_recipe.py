@@ -18,7 +18,7 @@ from vlm import DiffusionTraits
 from vlm.noise import BetaCurriculum
 from vlm.training.build import build_model, build_processor, train_tokenizer
 from vlm.training.curricula import Phase
-from vlm.training.recipe import ModelRecipe, ObjectiveRecipe, Recipe
+from vlm.training.recipe import DataRecipe, ModelRecipe, ObjectiveRecipe, Recipe
 from vlm.training.run import run
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo.yaml"
@@ -71,6 +71,11 @@ def test_weights_follow_the_seed_and_ids_the_tokenizer(demo):
 def test_counts_start_at_one(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         Recipe(**{name: 0})
+
+
+def test_unknown_families_to_spell_are_refused():
+    with pytest.raises(ValueError, match="data.spelled: unknown playground family 'redding'; did you mean reading"):
+        DataRecipe(spelled=["redding"])
 
 
 def test_unknown_traits_are_refused():
