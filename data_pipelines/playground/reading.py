@@ -107,14 +107,6 @@ PHRASINGS = {
         "Which letters is the word made of?",
         "Name the letters of the word in order.",
     ),
-    "letters": (  # in training only
-        "Read everything letter by letter.",
-        "Spell out all that is written.",
-        "Name every letter and digit in order.",
-        "Go through the text sign by sign.",
-        "Which letters and digits are there, one after the other?",
-        "Spell the whole text.",
-    ),
     "first_digit": (
         "What is the first digit?",
         "Which digit comes first?",
@@ -179,8 +171,8 @@ def make(rng: np.random.Generator, split: Split, n_turns: int, max_side: int) ->
     """One picture of text and ``n_turns`` questions about it; the first asks for all of the text."""
     paper = canvas.style(rng, split)
     content, lines = _content(rng, split, paper.font)
-    letters = Fact("letters", ", ".join(" ".join(piece) for line in lines for piece in line.split()))
-    turns, asked = ask(rng, split, FAMILY, PHRASINGS, _facts(rng, content, lines), n_turns, letters, TRAINING_ONLY)
+    facts = _facts(rng, content, lines)
+    turns, asked = ask(rng, split, FAMILY, PHRASINGS, facts, n_turns, training_only=TRAINING_ONLY)
     widest = max(canvas.width_em(line, paper.font) for line in lines)
     width, height, em = canvas.frame(rng, widest + 0.6, LEADING * len(lines) + 0.3, max_side)
     image = canvas.blank(width, height, paper)

@@ -83,12 +83,17 @@ def batch(kinds, rng, split, grid, max_side, vision: VisionConfig) -> tuple[Tens
 
 
 def loss(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
-    """Sum over labels of the cross-entropy of all slots, by the number of slots that hold something."""
+    """Sum over labels of the mean over pages of the cross-entropy of all slots, by how many of them hold something.
+
+    A page of one word counts as much as one of seven lines: by slots alone, large letters would hardly count at all.
+    """
     total = torch.zeros(())
     for name, wanted in labels.items():
         guesses = logits[name].float().flatten(0, 2)
-        spread = cross_entropy(guesses, wanted.flatten(), ignore_index=dense.IGNORED, reduction="sum")
-        total = total + spread / (wanted > 0).sum().clamp(min=1)
+        spread = cross_entropy(guesses, wanted.flatten(), ignore_index=dense.IGNORED, reduction="none")
+        by_page = spread.view(len(wanted), -1).sum(-1) / (wanted > 0).flatten(1).sum(-1).clamp(min=1)  # [N]
+        told = (wanted != dense.IGNORED).flatten(1).any(-1)
+        total = total + by_page.sum() / told.sum().clamp(min=1)
     return total
 
 

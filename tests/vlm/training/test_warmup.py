@@ -101,6 +101,17 @@ def test_the_loss_counts_slots_that_hold_something_and_ignores_untold_ones():
     assert set(accuracy(logits, labels)) == {"color"}
 
 
+def test_a_page_of_one_letter_counts_as_much_as_one_of_many():
+    heads = Heads(8)
+    logits = heads(torch.randn(3, 4, 8))
+    labels = {name: torch.full(guess.shape[:-1], -100) for name, guess in logits.items()}
+    labels["glyph"][:2] = 0
+    labels["glyph"][0, 0, 0] = 5
+    labels["glyph"][1, :, :3] = 7
+    one = -logits["glyph"].log_softmax(-1).gather(-1, labels["glyph"].clamp(min=0).unsqueeze(-1)).flatten(1).sum(-1)
+    assert loss(logits, labels).item() == pytest.approx((one[0] + one[1] / 12).item() / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize("wrong, says", [({"shares": {"cats": 1.0}}, "cats"), ({"shares": {"glyphs": 0}}, "glyphs"),
                                          ({"steps": -1}, "steps"), ({"batch_size": 0}, "batch_size")])  # fmt: skip
 def test_impossible_warm_ups_are_refused_by_name(wrong, says):
