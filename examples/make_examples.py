@@ -78,16 +78,12 @@ def requests() -> dict[str, list[dict]]:
     """Messages by request id: one of each kind, media named relative to the file."""
     return {
         "describe": [_ask(image_part("kitchen.png"), "Describe the image.")],
-        "changed": [
-            _ask(
-                image_part("before.png"),
-                image_part("after.png"),
-                "How does the second picture differ from the first: color, shape, size, added or removed?",
-            )
+        "pair": [
+            _ask(image_part("before.png"), image_part("after.png"), "What color is the circle in the second picture?")
         ],
         "bounces": [_ask(video_part("bounce.mp4"), "Count the bounces of the ball.")],
         "total": [_ask(image_part("receipt.png"), "How much is it in total?")],
-        "value": [_ask(image_part("chart.png"), "How much is Sep?")],
+        "smallest": [_ask(image_part("chart.png"), "Which is the smallest?")],
         "follow-up": [
             _ask(image_part("kitchen.png"), "How many shapes are in the picture?"),
             {"role": "assistant", "content": "5"},
