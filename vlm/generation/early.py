@@ -92,7 +92,7 @@ class EndLast(Rule):
     """No end token before every slot in front of it is decided; committing both in one pass will do.
 
     An end token is the easiest of all tokens to be sure of. One that is committed before the letters in front of it
-    shortens what is still to be said: "frog" becomes "fr". Ours; no paper has it.
+    shortens what is still to be said: "frog" becomes "fr". Ours: there is no published rule.
     """
 
     def wait(self, blocks: Blocks, picked: torch.Tensor) -> torch.Tensor:

@@ -134,6 +134,31 @@ def test_with_ends_last_every_pass_commits_and_no_end_stands_behind_an_open_slot
         assert found == free
 
 
+@pytest.mark.parametrize("given_", [{"policy": "static"}, {"threshold": 0.35}], ids=["static", "threshold"])
+def test_while_a_block_is_open_no_end_stands_behind_a_mask(given_):
+    model, _ = sharp_model()
+    mask = model.config.traits.mask_token_id
+    ends = set(range(20, 120))
+    config = greedy(slots={"end_last": {}}, max_new_tokens=24, block_size=8, eos_token_id=sorted(ends), **given_)
+    strategy = build_strategy(model, config)
+    requests = [Request(torch.arange(30 + k, 34 + 3 * k), seed=k) for k in range(6)]
+    seen = []
+
+    def check(states):
+        for state in states:
+            canvas = state.canvas or []
+            if mask in canvas:
+                seen.append(len(canvas))
+                assert not ends & set(canvas[canvas.index(mask) :])
+
+    together = Loop(model, requests, strategy, on_step=check).run()
+    assert seen, "blocks stayed open between passes"
+    assert "stop" in {state.finish_reason for state in together}
+    for request, state in zip(requests, together):
+        alone = Loop(model, [request], strategy).run()[0]
+        assert (alone.tokens, alone.forwards) == (state.tokens, state.forwards)
+
+
 def test_credit_is_what_was_best_before():
     credit, rule = {}, Credit(alpha=0.7, gamma=0.5, decay=0.8)
     first = torch.tensor([1.0, 0.0, -torch.inf], dtype=torch.float64)
