@@ -11,7 +11,9 @@ from vlm.layout import answer_spans
 
 
 def spelled(tokenizer, messages: list[dict], ids: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``ids`` and ``answer`` [L] with one token for each character of the messages that say ``"spelled": True``.
+    """``ids`` and ``answer`` [L], the messages that say ``"spelled": True`` tokenised character by character.
+
+    A character that takes several bytes may take several tokens.
 
     Raises:
         ValueError: if it is not clear which tokens are those of such a message, or the tokenizer's tokens of single
@@ -35,9 +37,10 @@ def _letters(tokenizer, span: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of one answer, spelled, and as many marks; what the template adds behind the text stays."""
     special = np.isin(span, tokenizer.all_special_ids)
     size = int(special.argmax()) if special.any() else len(span)
-    text = tokenizer.decode(span[:size])
+    text = tokenizer.decode(span[:size], clean_up_tokenization_spaces=False)
     tokens = [token for letter in text for token in tokenizer(letter, add_special_tokens=False)["input_ids"]]
-    if tokenizer.decode(tokens) != text:
-        raise ValueError(f"the tokenizer cannot spell {text!r}: by the letter it reads {tokenizer.decode(tokens)!r}")
+    again = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+    if again != text:
+        raise ValueError(f"the tokenizer cannot spell {text!r}: by the letter it reads {again!r}")
     found = np.concatenate([np.array(tokens, span.dtype), span[size:]])
     return found, np.ones(len(found), dtype=bool)

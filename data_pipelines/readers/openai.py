@@ -7,6 +7,7 @@ means what ``"loss": false`` means elsewhere. Addresses on the network are refus
 from typing import Any
 
 from data_pipelines.readers.checks import Malformed, filled_list, short
+from data_pipelines.record import FLAGS
 
 KEYS = {"messages"}
 PARTS = {  # their type → our type, and the field that holds the value
@@ -37,8 +38,8 @@ def _message(turn: Any) -> dict[str, Any]:
     message = {"role": "system" if role == "developer" else role, "content": content}
     if isinstance(content, list):
         message["content"] = [_part(part) for part in content]
-    loss = turn.get("weight", turn.get("loss"))
-    return message if loss is None else {**message, "loss": loss}
+    said = {**turn, "loss": turn.get("weight", turn.get("loss"))}
+    return {**message, **{key: said[key] for key in FLAGS if said.get(key) is not None}}
 
 
 def _part(part: Any) -> Any:

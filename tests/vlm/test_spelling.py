@@ -59,7 +59,7 @@ def test_a_tokenizer_without_single_characters_is_refused():
     class Words:
         all_special_ids = [0]
 
-        def decode(self, ids):
+        def decode(self, ids, **_):
             return " ".join("word" for _ in ids)
 
         def __call__(self, text, add_special_tokens):

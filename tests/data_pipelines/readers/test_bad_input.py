@@ -343,6 +343,15 @@ def test_loss_flags_and_other_fields_stay(folder):
     assert second.messages[1] == turns[1] and first.id == "line-1"
 
 
+def test_spelled_answers_stay_spelled_in_every_shape_of_messages(folder):
+    answer = {"role": "assistant", "content": "b", "spelled": True}
+    parts = {"user": [{"type": "text", "text": "a"}], "url": [{"type": "image_url", "image_url": {"url": "red.png"}}]}
+    asked = [{"role": "user", "content": content} for content in ("a", *parts.values())]
+    records = [{"messages": [turn, answer]} for turn in asked]
+    for sample in read(formats.write_jsonl(folder / "x.jsonl", records)):
+        assert sample.messages[1] == answer and "spelled" not in sample.messages[0]
+
+
 def test_videos_from_bytes_are_kept_within_the_limit():
     store = spool._Spool(10)
     first, second = store.path(b"12345"), store.path(b"54321")
